@@ -1,0 +1,186 @@
+"""Strict loading of configuration: YAML or mappings into frozen dataclasses.
+
+Every problem of a file is collected and reported in one `ConfigError`; unknown keys are problems.
+Fields carry their documentation in `dataclasses.field(metadata=...)`, see `setting`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from mm_perception.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """What a setting means and which values it takes; kept in the field's metadata."""
+
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def setting(
+    default: Any = MISSING,
+    description: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    factory: Any = MISSING,
+) -> Any:
+    """A dataclass field with its documentation and its inclusive numeric range."""
+    metadata = {"setting": SettingInfo(description, minimum, maximum)}
+    if factory is not MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    if default is MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def setting_info(field: dataclasses.Field[Any]) -> SettingInfo:
+    """The documentation of a field; empty where it was made without `setting`."""
+    info = field.metadata.get("setting")
+    return info if isinstance(info, SettingInfo) else SettingInfo("")
+
+
+def load_yaml(path: Path, cls: type[T]) -> T:
+    """Reads one YAML mapping into the dataclass `cls`.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or has unknown, missing or impossible values
+            (all of them are named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path}: expected a mapping at top level, got {type(data).__name__}")
+    return from_mapping(cls, data, str(path))
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """Builds the dataclass `cls` from a mapping, nested dataclasses included.
+
+    Args:
+        cls: a dataclass whose annotations are built of bool, int, float, str, Path, Literal, optional,
+            tuple[X, ...], dict[str, X] and dataclasses.
+        data: keys are field names.
+        where: how messages name the source.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
+    problems: list[str] = []
+    value = _build(cls, data, "", problems)
+    if problems:
+        raise ConfigError(f"{where}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
+    return typing.cast(T, value)
+
+
+def to_mapping(value: Any) -> Any:
+    """The plain YAML form of a configuration dataclass (tuples become lists)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_mapping(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_mapping(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
+    if not isinstance(data, Mapping):
+        problems.append(f"{at or 'top level'}: expected a mapping, got {type(data).__name__}")
+        return None
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in data:
+        if key not in fields:
+            known = ", ".join(sorted(fields))
+            problems.append(f"{_join(at, str(key))}: unknown key (known: {known})")
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], _join(at, name), problems, setting_info(field))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            problems.append(f"{_join(at, name)}: missing")
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        problems.append(f"{at + ': ' if at else ''}{error}")
+        return None
+
+
+def _convert(hint: Any, value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        inner = [arg for arg in args if arg is not type(None)]
+        return _convert(inner[0], value, at, problems, info)
+    if origin is Literal:
+        if value not in args:
+            problems.append(f"{at}: expected one of {', '.join(map(str, args))}, got {value!r}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, at, problems, info)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            problems.append(f"{at}: expected a mapping, got {type(value).__name__}")
+            return None
+        return {str(k): _convert(args[1], v, _join(at, str(k)), problems, info) for k, v in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, at, problems)
+    return _convert_scalar(hint, value, at, problems, info)
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        problems.append(f"{at}: expected a list, got {type(value).__name__}")
+        return None
+    repeated = len(args) == 2 and args[1] is Ellipsis
+    if not repeated and len(value) != len(args):
+        problems.append(f"{at}: expected {len(args)} values, got {len(value)}")
+        return None
+    kinds = [args[0]] * len(value) if repeated else list(args)
+    return tuple(
+        _convert(kind, item, f"{at}[{i}]", problems, info)
+        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _convert_scalar(hint: Any, value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        problems.append(f"{at}: expected {hint.__name__}, got {value!r}")
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = info.minimum, info.maximum
+        if not (low is None or value >= low) or not (high is None or value <= high):
+            problems.append(f"{at}: expected a value in [{low}, {high}], got {value}")
+    return value
+
+
+def _join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key

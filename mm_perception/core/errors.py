@@ -1,0 +1,35 @@
+"""The errors of this package.
+
+Each message says what was wrong, what was expected, what was got and where. A node drops and counts the
+message that raised; a command prints the text and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class MmPerceptionError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(MmPerceptionError):
+    """A configuration file, parameter or command-line value cannot be used."""
+
+
+class DataError(MmPerceptionError):
+    """A measurement is malformed: wrong encoding, truncated, wrong shape, impossible stamp."""
+
+
+class CalibrationError(MmPerceptionError):
+    """A camera model or transform is missing, singular or between the wrong frames."""
+
+
+class ModelError(MmPerceptionError):
+    """A model card, checkpoint or weights file is missing or does not fit."""
+
+
+class EngineError(MmPerceptionError):
+    """An inference engine is not available, refused its input or produced unusable output."""
+
+
+class BagError(MmPerceptionError):
+    """A bag cannot be read or written."""

@@ -1,0 +1,1 @@
+"""Rigid transforms, the transform tree, camera models and boxes."""
