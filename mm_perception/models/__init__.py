@@ -1,0 +1,1 @@
+"""The networks, one torch file per block of a paper. Importing this package imports no torch."""

@@ -1,0 +1,209 @@
+"""Weights files into CMX networks: published checkpoints, safetensors, ImageNet weights of the encoder.
+
+The sizes of the network are read from the shapes in the file; nothing is loaded in part.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm_perception.core.errors import ModelError
+from mm_perception.models.cmx import Cmx, build_cmx, initialise
+from mm_perception.models.mit import MIT_VARIANTS, STAGES
+
+StateDict = dict[str, Tensor]
+
+_WRAPPERS = ("model", "state_dict", "module")
+_SHOWN = 5  # keys named per kind of misfit
+_BACKBONE = "backbone."
+_IMAGENET_MARK = "patch_embed1.proj.weight"
+_IMAGENET_HEAD = ("head.weight", "head.bias")
+
+
+def read_state_dict(path: Path | str) -> StateDict:
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file.
+
+    They stand bare or under `model`, `state_dict` or `module`. A leading `module.` is removed from the keys. Pickled objects other than tensors and plain containers are
+    refused, never executed.
+
+    Raises:
+        ModelError: the file is missing, damaged, holds other objects or no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights file {path}: does not exist")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping):
+        raise ModelError(f"weights file {path}: expected a mapping of tensors, got {type(content).__name__}")
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        named = ", ".join(strange[:_SHOWN]) or "an empty mapping"
+        raise ModelError(f"weights file {path}: expected tensors only, got something else in: {named}")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"weights file {path}: is damaged or holds more than tensors and plain containers ({reason}); "
+            "save its state_dict alone and try again"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"weights file {path}: cannot be read ({error})") from error
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ModelError(
+            f"weights file {path}: needs the package safetensors (pip install safetensors)"
+        ) from error
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"weights file {path}: cannot be read ({error})") from error
+
+
+def infer_variant(state: Mapping[str, Tensor], where: str) -> str:
+    """The MiT variant whose widths and depths the keys and shapes of `state` have.
+
+    Args:
+        state: keys as in a CMX checkpoint (`backbone.…`) or in a bare MiT.
+        where: how the message names the source.
+
+    Raises:
+        ModelError: no variant fits.
+    """
+    prefix = _BACKBONE if _BACKBONE + _IMAGENET_MARK in state else ""
+    dims, depths = [], []
+    for stage in STAGES:
+        embed = state.get(f"{prefix}patch_embed{stage}.proj.weight")
+        if embed is None or embed.ndim != 4:
+            raise ModelError(_not_a_checkpoint(state, f"{prefix}patch_embed{stage}.proj.weight", where))
+        dims.append(embed.shape[0])
+        block = re.compile(rf"{re.escape(prefix)}block{stage}\.(\d+)\.")
+        found = {int(match.group(1)) for key in state if (match := block.match(key))}
+        depths.append(len(found))
+    for name, variant in MIT_VARIANTS.items():
+        if variant.dims == tuple(dims) and variant.depths == tuple(depths):
+            return name
+    known = "; ".join(f"{name} {v.dims} {v.depths}" for name, v in MIT_VARIANTS.items())
+    raise ModelError(
+        f"{where}: no MiT variant has widths {tuple(dims)} and depths {tuple(depths)} (known: {known})"
+    )
+
+
+def _not_a_checkpoint(state: Mapping[str, Tensor], missing: str, where: str) -> str:
+    first = ", ".join(list(state)[:_SHOWN])
+    return f"{where}: no CMX or MiT weights: key {missing} is missing; the file's first keys are: {first}"
+
+
+def load_checkpoint(
+    path: Path | str, *, num_classes: int | None = None, decoder_dim: int | None = None, seed: int = 0
+) -> Cmx:
+    """A network in evaluation mode from a CMX checkpoint or from ImageNet weights of its encoder.
+
+    Args:
+        path: a file that `read_state_dict` takes.
+        num_classes: for encoder weights, which hold no classes, the size of the new head; for CMX checkpoints
+            the expected number.
+        decoder_dim: likewise the decoder's width (512 if None).
+        seed: seeds what encoder weights leave open (fusion modules and decoder).
+
+    Raises:
+        ModelError: the file cannot be read or does not fit; the message names the first keys.
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    where = f"weights file {path}"
+    if _is_imagenet(state):
+        if num_classes is None:
+            raise ModelError(
+                f"{where}: holds encoder weights only; give num_classes to build a network around them"
+            )
+        model = build_cmx(infer_variant(state, where), num_classes, decoder_dim or 512)
+        initialise(model, seed)
+        _copy_backbone(model, state, where)
+        return model.eval()
+    variant = infer_variant(state, where)
+    classes, width = _head_sizes(state, where)
+    for label, expected, got in (("classes", num_classes, classes), ("decoder width", decoder_dim, width)):
+        if expected is not None and expected != got:
+            raise ModelError(f"{where}: expected {expected} {label}, got {got}")
+    with torch.device("meta"):
+        model = build_cmx(variant, classes, width)
+    _check_fit(model.state_dict(), state, where)
+    floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    model.load_state_dict(floats, assign=True)
+    return model.eval()
+
+
+def load_imagenet_backbone(model: Cmx, path: Path | str) -> None:
+    """Copies ImageNet weights of a MiT (`mit_bX.pth` of SegFormer) into both branches of `model`, in place.
+
+    The classification head in the file is dropped; fusion modules and decoder keep their values.
+
+    Raises:
+        ModelError: the file cannot be read or is of another variant; `model` is then unchanged.
+    """
+    state = read_state_dict(path)
+    where = f"weights file {path}"
+    if not _is_imagenet(state):
+        raise ModelError(_not_a_checkpoint(state, _IMAGENET_MARK, where))
+    _copy_backbone(model, state, where)
+
+
+def _is_imagenet(state: Mapping[str, Tensor]) -> bool:
+    return _IMAGENET_MARK in state and "decode_head.linear_pred.weight" not in state
+
+
+def _copy_backbone(model: Cmx, state: StateDict, where: str) -> None:
+    encoder = {key: value for key, value in state.items() if key not in _IMAGENET_HEAD}
+    fused = ("FRMs.", "FFMs.", "extra_")
+    own = model.backbone.state_dict()
+    branch = {key: value for key, value in own.items() if not key.startswith(fused)}
+    _check_fit(branch, encoder, where)
+    both = {prefix + key: value for prefix in ("", "extra_") for key, value in encoder.items()}
+    model.backbone.load_state_dict({**own, **both})
+
+
+def _head_sizes(state: StateDict, where: str) -> tuple[int, int]:
+    key = "decode_head.linear_pred.weight"
+    weight = state.get(key)
+    if weight is None or weight.ndim != 4:
+        raise ModelError(_not_a_checkpoint(state, key, where))
+    return weight.shape[0], weight.shape[1]
+
+
+def _check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], where: str) -> None:
+    """Raises a ModelError that names the first keys that are missing, unexpected or of another shape."""
+    missing = [key for key in expected if key not in got]
+    unexpected = [key for key in got if key not in expected]
+    shapes = [
+        f"{key} (expected {tuple(expected[key].shape)}, got {tuple(got[key].shape)})"
+        for key in expected
+        if key in got and expected[key].shape != got[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {label}: {', '.join(keys[:_SHOWN])}" + (", …" if len(keys) > _SHOWN else "")
+        for label, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise ModelError(f"{where}: does not fit the network\n  " + "\n  ".join(problems))
