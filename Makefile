@@ -1,0 +1,38 @@
+# make setup | demo | test | lint | clean      (see README.md)
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+BIN := .venv/bin
+# Options of the demo, e.g. make demo BAG=drive.mcap RIG=nuscenes MODEL=cmx-b0-lidar-untrained
+DEMO_OPTIONS := $(if $(BAG),--bag "$(BAG)") $(if $(RIG),--rig "$(RIG)") $(if $(MODEL),--model "$(MODEL)") \
+	$(if $(ENGINE),--engine "$(ENGINE)") $(if $(OUT),--out "$(OUT)") $(if $(RATE),--rate "$(RATE)")
+
+help:
+	@echo "make setup   install everything into .venv (the other targets do that by themselves)"
+	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= ENGINE= OUT= RATE="
+	@echo "make test    all checks and tests"
+	@echo "make lint    format, lint and types only"
+	@echo "make clean   remove .venv and everything that was built"
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(BIN)/mm-perception demo $(DEMO_OPTIONS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build install log out rosbags/*.mcap *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

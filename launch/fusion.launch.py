@@ -1,0 +1,58 @@
+"""Starts the fusion node, and RViz if asked for: ros2 launch mm_perception fusion.launch.py --show-args"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+SHARE = Path(get_package_share_directory("mm_perception"))
+
+ARGUMENTS = {
+    "config": (str(SHARE / "config" / "fusion.yaml"), "parameter file of the fusion node"),
+    "rig": ("", "sensors: a name in config/rigs or a path; empty: as in config"),
+    "model": ("", "model card: a name in config/models or a path; empty: as in config"),
+    "engine": ("", "auto, torch, onnxruntime or openvino; empty: as in config"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "namespace": ("", "namespace of the node"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "rviz": ("false", "start RViz with config/rviz/fusion.rviz"),
+}
+
+
+def make_nodes(context: LaunchContext) -> list[Node]:
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    use_sim_time = {"use_sim_time": value["use_sim_time"].lower() == "true"}
+    overrides = {name: value[name] for name in ("rig", "model", "engine") if value[name]}
+    nodes = [
+        Node(
+            package="mm_perception",
+            executable="fusion_node",
+            name="fusion_node",
+            namespace=value["namespace"],
+            parameters=[value["config"], overrides | use_sim_time],
+            arguments=["--ros-args", "--log-level", value["log_level"]],
+            output="screen",
+        )
+    ]
+    if value["rviz"].lower() == "true":
+        nodes.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=value["namespace"],
+                arguments=["-d", str(SHARE / "config" / "rviz" / "fusion.rviz")],
+                parameters=[use_sim_time],
+            )
+        )
+    return nodes
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=make_nodes)])
