@@ -28,6 +28,7 @@ class SettingInfo:
     description: str
     minimum: float | None = None
     maximum: float | None = None
+    read_only: bool = True
 
 
 def setting(
@@ -36,12 +37,13 @@ def setting(
     *,
     minimum: float | None = None,
     maximum: float | None = None,
-    factory: Any = MISSING,
+    read_only: bool = True,
 ) -> Any:
-    """A dataclass field with its documentation and its inclusive numeric range."""
-    metadata = {"setting": SettingInfo(description, minimum, maximum)}
-    if factory is not MISSING:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
+    """A dataclass field with its documentation and its inclusive numeric range.
+
+    `read_only` settings of the node are fixed once it runs.
+    """
+    metadata = {"setting": SettingInfo(description, minimum, maximum, read_only)}
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

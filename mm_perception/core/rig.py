@@ -1,0 +1,121 @@
+"""The rig: which sensors a vehicle has, where their messages come from and how they are matched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mm_perception.core.config import load_yaml, setting
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.resources import find_config
+
+SensorKind = Literal["rgb", "depth", "thermal", "events", "lidar"]
+ThermalScale = Literal["counts", "agc", "centikelvin", "decikelvin", "kelvin"]
+
+MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
+    "rgb": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "thermal": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "events": ("event_camera_msgs/msg/EventPacket",),
+    "lidar": ("sensor_msgs/msg/PointCloud2",),
+}
+"""Message types a sensor may send; the first is the default."""
+
+DEFAULT_DEPTH = {"events": 64}
+"""Queue depths that differ from 1: event packets are pieces of one stream, and the decoder needs each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SensorConfig:
+    """One sensor of the rig."""
+
+    name: str = setting(description="name in bundles, diagnostics and model cards' modality lookup")
+    kind: SensorKind = setting(description="what it measures")
+    topic: str = setting("", "topic of its messages; empty: ~/input/<name>")
+    type: str = setting("", "message type; empty: the kind's raw type")
+    camera_info: str = setting("", "topic of its sensor_msgs/CameraInfo; empty: none")
+    required: bool = setting(True, "bundles without it are dropped")
+    offset_ms: float = setting(0.0, "its stamp minus the reference's for one instant", minimum=-1e4, maximum=1e4)
+    tolerance_ms: float = setting(50.0, "largest skew after the offset", minimum=0.0, maximum=1e4)
+    window_ms: float = setting(
+        50.0, "events: how long a time before the reference is gathered", minimum=0.1, maximum=1e4
+    )
+    thermal_scale: ThermalScale = setting("counts", "thermal: what a pixel value means")
+    intensity_max: float = setting(
+        255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6
+    )
+    reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
+    depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "a").isalnum():
+            raise ConfigError(f"name: expected letters, digits and underscores, got {self.name!r}")
+        known = MESSAGE_TYPES.get(self.kind, ())
+        if self.type and self.type not in known:
+            raise ConfigError(f"type: a {self.kind} sensor sends {' or '.join(known)}, got {self.type!r}")
+
+    @property
+    def message_type(self) -> str:
+        return self.type or MESSAGE_TYPES[self.kind][0]
+
+    @property
+    def input_topic(self) -> str:
+        return self.topic or f"~/input/{self.name}"
+
+    @property
+    def queue_depth(self) -> int:
+        return self.depth or DEFAULT_DEPTH.get(self.kind, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RigConfig:
+    """All sensors of a vehicle and how their messages become bundles."""
+
+    sensors: tuple[SensorConfig, ...] = setting(description="the sensors")
+    reference: str = setting(description="the sensor whose stamps make the bundles; a camera of kind rgb")
+    name: str = setting("rig", "how reports call the rig")
+    max_wait_ms: float = setting(
+        100.0, "how long a bundle may wait for late sensors", minimum=0.0, maximum=60_000.0
+    )
+    fixed_frame: str = setting(
+        "", "frame for motion compensation between stamps (odom, map); empty: extrinsics only"
+    )
+    labels: str = setting("", "topic of true class ids (mono8 images at the reference's stamps); for replay")
+
+    def __post_init__(self) -> None:
+        names = [sensor.name for sensor in self.sensors]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ConfigError(f"sensors: double name(s) {', '.join(double)}")
+        reference = next((s for s in self.sensors if s.name == self.reference), None)
+        if reference is None:
+            raise ConfigError(f"reference: {self.reference!r} is no sensor (sensors: {', '.join(names)})")
+        if reference.kind != "rgb":
+            raise ConfigError(f"reference: {self.reference!r} must be of kind rgb, it is {reference.kind}")
+        topics = [sensor.input_topic for sensor in self.sensors]
+        double = sorted({topic for topic in topics if topics.count(topic) > 1})
+        if double:
+            raise ConfigError(f"sensors: double topic(s) {', '.join(double)}")
+
+    def sensor(self, name: str) -> SensorConfig:
+        for sensor in self.sensors:
+            if sensor.name == name:
+                return sensor
+        raise ConfigError(f"rig {self.name}: no sensor {name!r}")
+
+    def of_kind(self, kind: str) -> tuple[SensorConfig, ...]:
+        return tuple(sensor for sensor in self.sensors if sensor.kind == kind)
+
+    def with_max_wait_ms(self, max_wait_ms: float) -> RigConfig:
+        return replace(self, max_wait_ms=max_wait_ms)
+
+
+def load_rig(name_or_path: str) -> RigConfig:
+    """Loads a rig by the name of a shipped one (config/rigs) or by path.
+
+    Raises:
+        ConfigError: it does not exist, or holds unknown keys or impossible values.
+    """
+    path: Path = find_config("rigs", name_or_path)
+    return load_yaml(path, RigConfig)

@@ -1,0 +1,34 @@
+"""What can be set about the fusion node and the replay; the node's ROS parameters are made of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mm_perception.core.config import setting
+
+
+@dataclass(frozen=True, slots=True)
+class FusionSettings:
+    """Settings that are no property of the vehicle (see `core.rig`) nor of the weights (see model cards)."""
+
+    rig: str = setting("demo", "sensors: name of a file in config/rigs, or a path")
+    model: str = setting("cmx-b0-thermal-untrained", "model card: name in config/models, or a path")
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = setting(
+        "auto", "inference engine; auto: the fastest that is installed"
+    )
+    threads: int = setting(0, "CPU threads of the engine; 0: all cores", minimum=0, maximum=256)
+    x_sensor: str = setting("", "sensor for the X input; empty: the rig's first of the model's modality")
+    sync_policy: Literal["nearest", "message_filters"] = setting(
+        "nearest", "nearest: this package's synchronizer; message_filters: ROS's ApproximateTimeSynchronizer"
+    )
+    max_wait_ms: float = setting(
+        -1.0, "how long a bundle may wait for late sensors; negative: as the rig says", minimum=-1.0, maximum=6e4
+    )
+    overlay_alpha: float = setting(
+        0.5, "opacity of the classes in the overlay", minimum=0.0, maximum=1.0, read_only=False
+    )
+    diagnostics_period_s: float = setting(1.0, "time between diagnostics", minimum=0.05, maximum=60.0)
+    stale_after_s: float = setting(
+        2.0, "a sensor that was silent for longer is reported as stale", minimum=0.1, maximum=600.0
+    )

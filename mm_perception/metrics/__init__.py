@@ -1,0 +1,1 @@
+"""Measures of quality and speed; no input or output of files."""

@@ -1,0 +1,71 @@
+"""Mean intersection over union of class maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_perception.core.errors import DataError
+from mm_perception.core.types import IGNORE_LABEL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentationScores:
+    """What a confusion matrix says.
+
+    Attributes:
+        iou: (C,) intersection over union as a fraction, NaN for classes in neither truth nor prediction.
+        accuracy: (C,) share of a class's true pixels that were found, NaN for classes not in the truth.
+        miou: mean of `iou` over the classes that occur; NaN if none does.
+        pixel_accuracy: share of labelled pixels that are right; NaN without any.
+    """
+
+    iou: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    miou: float
+    pixel_accuracy: float
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over frames.
+
+    Attributes:
+        counts: (C, C) int64, rows are the truth.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        if num_classes < 1:
+            raise DataError(f"confusion matrix of {num_classes} classes")
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        """Counts one frame; pixels whose truth is 255 are left out.
+
+        Raises:
+            DataError: the shapes differ, or an id is neither a class nor 255.
+        """
+        classes = len(self.counts)
+        if truth.shape != predicted.shape:
+            raise DataError(f"label image of shape {truth.shape}, prediction of shape {predicted.shape}")
+        labelled = truth != IGNORE_LABEL
+        t, p = truth[labelled].astype(np.int64), predicted[labelled].astype(np.int64)
+        for what, ids in (("label", t), ("prediction", p)):
+            if len(ids) and int(ids.max()) >= classes:
+                raise DataError(f"{what} id {int(ids.max())}, but there are {classes} classes")
+        self.counts += np.bincount(t * classes + p, minlength=classes * classes).reshape(classes, classes)
+
+    def scores(self) -> SegmentationScores:
+        counts = self.counts.astype(np.float64)
+        hits, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+        union = true + predicted - hits
+        iou = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        accuracy = np.divide(hits, true, out=np.full(len(hits), np.nan), where=true > 0)
+        total = counts.sum()
+        return SegmentationScores(
+            iou,
+            accuracy,
+            float(np.nanmean(iou)) if (union > 0).any() else float("nan"),
+            float(hits.sum() / total) if total else float("nan"),
+        )

@@ -1,0 +1,263 @@
+"""From messages to observations: decode, match in time, and attach the calibration of that moment.
+
+The live node and the replay feed the same `Intake`; what comes out depends on the messages, their order and the
+clock that is handed in, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mm_perception.codec.camera_info import decode_camera_info
+from mm_perception.codec.decoders import make_decoder
+from mm_perception.codec.transforms import feed_transforms
+from mm_perception.core.errors import CalibrationError, DataError, MmPerceptionError
+from mm_perception.core.rig import RigConfig, SensorConfig
+from mm_perception.core.types import EventPacket, Measurement, SensorBundle
+from mm_perception.geometry.camera import CameraModel
+from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.metrics.latency import LatencyLog
+from mm_perception.sensing.events import concatenate
+from mm_perception.sync.synchronizer import MatchedSet, Stream, SyncStats, Synchronizer
+
+TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class InputTopic:
+    """A topic that the intake wants.
+
+    Attributes:
+        role: sensor, camera_info, tf or tf_static.
+        sensor: name of the sensor, empty for transforms.
+    """
+
+    topic: str
+    type_name: str
+    role: str
+    sensor: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was known of cameras and frames when a bundle was complete.
+
+    Attributes:
+        cameras: by sensor name.
+        reference_from: by sensor name, the transform from the sensor's frame to the reference camera's.
+        problems: by sensor name, why there is no such transform.
+    """
+
+    cameras: Mapping[str, CameraModel]
+    reference_from: Mapping[str, RigidTransform]
+    problems: Mapping[str, str]
+
+    def camera(self, sensor: str) -> CameraModel:
+        """Raises CalibrationError if no (usable) CameraInfo came."""
+        if sensor not in self.cameras:
+            raise CalibrationError(f"no CameraInfo of {sensor!r} has come")
+        return self.cameras[sensor]
+
+    def transform_from(self, sensor: str) -> RigidTransform:
+        """Reference camera from sensor. Raises CalibrationError if it is not known."""
+        if sensor not in self.reference_from:
+            raise CalibrationError(self.problems.get(sensor, f"no transform of {sensor!r} is known"))
+        return self.reference_from[sensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """One instant as the vehicle sees it: the measurements, and how they lie in space."""
+
+    bundle: SensorBundle
+    calibration: Calibration
+
+
+class MeasurementSynchronizer(Protocol):
+    """What the intake asks of a synchronizer; see `sync.synchronizer.Synchronizer`."""
+
+    stats: SyncStats
+
+    def push(
+        self, name: str, stamp_ns: int, item: Measurement, now_ns: int
+    ) -> list[MatchedSet[Measurement]]: ...
+
+    def poll(self, now_ns: int) -> list[MatchedSet[Measurement]]: ...
+
+    def flush(self) -> list[MatchedSet[Measurement]]: ...
+
+
+class Intake:
+    """Takes messages one by one, gives observations.
+
+    A message that cannot be used is dropped, counted in `rejected` by (topic, kind of error) and reported to
+    `on_problem`; it never raises. Not thread-safe: feed it from one thread.
+
+    Attributes:
+        rejected: counts by (topic, name of the error class).
+        newest_ns: newest stamp by sensor.
+        latency: durations of decoding by sensor, and of waiting for the other sensors.
+    """
+
+    def __init__(
+        self,
+        rig: RigConfig,
+        on_problem: Callable[[str, Exception], None] | None = None,
+        synchronizer: MeasurementSynchronizer | None = None,
+    ) -> None:
+        """Args:
+        on_problem: is told the topic and the error of each message that was dropped.
+        synchronizer: another policy than `make_synchronizer`'s.
+        """
+        self.rig = rig
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        self.newest_ns: dict[str, int] = {}
+        self.latency = LatencyLog()
+        self._on_problem = on_problem
+        self._decoders = {sensor.name: make_decoder(sensor) for sensor in rig.sensors}
+        self._cameras: dict[str, CameraModel] = {}
+        self._tree = TransformTree()
+        self._jumps_seen = 0
+        self._synchronizer = synchronizer or make_synchronizer(rig)
+        self.inputs = _inputs(rig)
+        self._routes: dict[str, list[InputTopic]] = {}
+        for route in self.inputs:
+            self._routes.setdefault(route.topic, []).append(route)
+
+    @property
+    def sync_stats(self) -> SyncStats:
+        return self._synchronizer.stats
+
+    def receive(self, topic: str, msg: Any, now_ns: int) -> list[Observation]:
+        """Takes a message of one of `inputs`; returns the observations that it completed.
+
+        Args:
+            topic: as in the rig.
+            now_ns: any clock that runs forward; waiting times are measured on it.
+        """
+        observations: list[Observation] = []
+        for route in self._routes[topic]:
+            try:
+                observations += self._take(route, msg, now_ns)
+            except Exception as error:  # whatever a broken driver sends must not stop the vehicle's node
+                self._reject(topic, error)
+        return observations
+
+    def poll(self, now_ns: int) -> list[Observation]:
+        """The observations whose waiting time is up."""
+        return self._observe_all(self._synchronizer.poll(now_ns))
+
+    def flush(self) -> list[Observation]:
+        """Everything that waits, at the end of a recording."""
+        return self._observe_all(self._synchronizer.flush())
+
+    def _take(self, route: InputTopic, msg: Any, now_ns: int) -> list[Observation]:
+        if route.role == "sensor":
+            start = time.perf_counter()
+            measurement = self._decoders[route.sensor](msg)
+            self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
+            self.newest_ns[route.sensor] = measurement.stamp_ns
+            matched = self._synchronizer.push(route.sensor, measurement.stamp_ns, measurement, now_ns)
+            self._follow_time_jumps()
+            return self._observe_all(matched)
+        if route.role == "camera_info":
+            self._cameras[route.sensor] = decode_camera_info(msg)
+        else:
+            for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
+                self._reject(route.topic, error)
+        return []
+
+    def _follow_time_jumps(self) -> None:
+        """Transforms of the time before a jump back would be interpolated with those after it."""
+        jumps = self._synchronizer.stats.time_jumps[self.rig.reference]
+        if jumps != self._jumps_seen:
+            self._jumps_seen = jumps
+            self._tree.clear_dynamic()
+
+    def _observe_all(self, matched: list[MatchedSet[Measurement]]) -> list[Observation]:
+        observations = []
+        for one in matched:
+            self.latency.add({"sync_wait": one.waited_ns * 1e-6})
+            try:
+                observations.append(self._observe(one))
+            except MmPerceptionError as error:
+                self._reject("bundle", error)
+        return observations
+
+    def _observe(self, matched: MatchedSet[Measurement]) -> Observation:
+        measurements: dict[str, Measurement] = {}
+        for name, items in matched.items.items():
+            sensor = self.rig.sensor(name)
+            measurements[name] = _join_events(sensor, items, matched.stamp_ns) if is_window(sensor) else items[0]
+        bundle = SensorBundle(
+            matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing
+        )
+        return Observation(bundle, self._calibrate(bundle))
+
+    def _calibrate(self, bundle: SensorBundle) -> Calibration:
+        reference = bundle.measurements[bundle.reference]
+        transforms, problems = {}, {}
+        for name, measurement in bundle.measurements.items():
+            try:
+                transforms[name] = self._reference_from(reference, measurement)
+            except CalibrationError as error:
+                problems[name] = str(error)
+        return Calibration(dict(self._cameras), transforms, problems)
+
+    def _reference_from(self, reference: Measurement, measurement: Measurement) -> RigidTransform:
+        dst, src, fixed = reference.frame_id, measurement.frame_id, self.rig.fixed_frame
+        if fixed:
+            return self._tree.lookup_between(dst, reference.stamp_ns, src, measurement.stamp_ns, fixed)
+        return self._tree.lookup(dst, src, reference.stamp_ns)
+
+    def _reject(self, topic: str, error: Exception) -> None:
+        self.rejected[topic, type(error).__name__] += 1
+        if self._on_problem is not None:
+            self._on_problem(topic, error)
+
+
+def is_window(sensor: SensorConfig) -> bool:
+    """Whether a sensor's messages are pieces of a stream (events) rather than samples."""
+    return sensor.kind == "events"
+
+
+def make_synchronizer(rig: RigConfig) -> Synchronizer[Measurement]:
+    """The rig's synchronizer, this package's own policy."""
+    streams = [
+        Stream(
+            name=sensor.name,
+            offset_ns=round(sensor.offset_ms * _MS),
+            tolerance_ns=round(sensor.tolerance_ms * _MS),
+            required=sensor.required,
+            window_ns=round(sensor.window_ms * _MS) if is_window(sensor) else 0,
+            max_buffer=2000 if is_window(sensor) else 30,
+        )
+        for sensor in rig.sensors
+        if sensor.name != rig.reference
+    ]
+    return Synchronizer(rig.reference, streams, round(rig.max_wait_ms * _MS))
+
+
+def _join_events(sensor: SensorConfig, items: tuple[Measurement, ...], stamp_ns: int) -> EventPacket:
+    packets = tuple(item for item in items if isinstance(item, EventPacket))
+    if len(packets) != len(items):
+        raise DataError(f"{sensor.name}: expected event packets")
+    end_ns = stamp_ns + round(sensor.offset_ms * _MS)
+    return concatenate(packets, end_ns - round(sensor.window_ms * _MS), end_ns)
+
+
+def _inputs(rig: RigConfig) -> tuple[InputTopic, ...]:
+    topics = []
+    for sensor in rig.sensors:
+        topics.append(InputTopic(sensor.input_topic, sensor.message_type, "sensor", sensor.name))
+        if sensor.camera_info:
+            info_type = "sensor_msgs/msg/CameraInfo"
+            topics.append(InputTopic(sensor.camera_info, info_type, "camera_info", sensor.name))
+    topics.append(InputTopic(TF_STATIC_TOPIC, "tf2_msgs/msg/TFMessage", "tf_static"))
+    topics.append(InputTopic(TF_TOPIC, "tf2_msgs/msg/TFMessage", "tf"))
+    return tuple(topics)

@@ -1,0 +1,88 @@
+"""What the node says about itself on /diagnostics: rate, age, skew and drops per sensor, and the pipeline."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+
+from mm_perception.metrics.latency import LatencySummary
+from mm_perception.pipeline.intake import Intake
+from mm_perception.pipeline.perception import Perception
+
+OK, WARN, ERROR, STALE = 0, 1, 2, 3
+Status = tuple[str, int, str, Mapping[str, str]]
+
+
+class SensorWatch:
+    """Arrivals and skews per sensor."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=50))
+        self._skew_ns: dict[str, int] = {}
+
+    def arrived(self, sensor: str) -> None:
+        self._arrivals[sensor].append(time.monotonic())
+
+    def matched(self, skew_ns: Mapping[str, int]) -> None:
+        self._skew_ns.update(skew_ns)
+
+    def statuses(self, prefix: str, clock_ns: int, stale_after_s: float) -> list[Status]:
+        return [
+            self._status(f"{prefix}: sensor {sensor.name}", sensor.name, sensor.input_topic, clock_ns, stale_after_s)
+            for sensor in self._intake.rig.sensors
+        ]
+
+    def _status(self, title: str, name: str, topic: str, clock_ns: int, stale_after_s: float) -> Status:
+        stats, arrivals = self._intake.sync_stats, self._arrivals[name]
+        dropped = {reason: n for (sensor, reason), n in stats.dropped.items() if sensor == name}
+        rejected = {kind: n for (where, kind), n in self._intake.rejected.items() if where == topic}
+        values = {
+            "topic": topic,
+            "received": str(stats.received[name]),
+            "matched": str(stats.sets if name == self._intake.rig.reference else stats.matched[name]),
+            "rate_hz": f"{_rate_hz(arrivals):.2f}",
+            "skew_ms": f"{self._skew_ns.get(name, 0) / 1e6:.3f}",
+        }
+        if name in self._intake.newest_ns:
+            values["age_ms"] = f"{(clock_ns - self._intake.newest_ns[name]) / 1e6:.1f}"
+        values |= {f"dropped.{reason}": str(n) for reason, n in sorted(dropped.items())}
+        values |= {f"rejected.{kind}": str(n) for kind, n in sorted(rejected.items())}
+        if not arrivals:
+            return title, STALE, f"no message on {topic} yet", values
+        silent_s = time.monotonic() - arrivals[-1]
+        if silent_s > stale_after_s:
+            return title, STALE, f"no message for {silent_s:.1f} s", values
+        if rejected:
+            return title, WARN, f"{sum(rejected.values())} unusable message(s)", values
+        return title, OK, "ok", values
+
+
+def pipeline_status(
+    title: str, perception: Perception, counts: Mapping[str, int], latency: Mapping[str, LatencySummary]
+) -> Status:
+    """The inference worker's state."""
+    segmentation = perception.segmentation
+    values = {
+        "model": perception.card.name,
+        "engine": segmentation.engine.name,
+        "x_sensor": segmentation.x_sensor,
+        "trained": str(perception.card.trained).lower(),
+        **{key: str(n) for key, n in sorted(counts.items())},
+    }
+    for stage, summary in latency.items():
+        values[f"{stage}.median_ms"] = f"{summary.median_ms:.2f}"
+        values[f"{stage}.p95_ms"] = f"{summary.p95_ms:.2f}"
+    failed = Counter({k: n for k, n in counts.items() if k.endswith("Error")})
+    if failed:
+        return title, ERROR, "failed steps: " + ", ".join(f"{k} {n}" for k, n in failed.items()), values
+    if not perception.card.trained:
+        return title, WARN, "untrained weights: the labels mean nothing", values
+    return title, OK, "ok", values
+
+
+def _rate_hz(arrivals: deque[float]) -> float:
+    if len(arrivals) < 2 or arrivals[-1] <= arrivals[0]:
+        return 0.0
+    return (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])

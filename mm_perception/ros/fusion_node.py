@@ -1,0 +1,175 @@
+"""The live node: sensor topics in, segmentation out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from mm_perception.codec.encode import encode_diagnostics, encode_image, encode_label_info
+from mm_perception.core.errors import MmPerceptionError
+from mm_perception.core.types import ImageFrame
+from mm_perception.pipeline.intake import InputTopic, Intake, Observation, make_synchronizer
+from mm_perception.pipeline.overlay import class_colors, draw_overlay
+from mm_perception.pipeline.perception import PerceptionResult, build_perception
+from mm_perception.ros.diagnostics import SensorWatch, pipeline_status
+from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
+from mm_perception.ros.messages import RclpyMessages, message_class
+from mm_perception.ros.params import declare_settings
+from mm_perception.ros.qos import input_qos, output_qos
+from mm_perception.ros.worker import InferenceWorker
+
+_POLL_PERIOD_S = 0.01
+_LOG_AGAIN_AFTER_S = 5.0
+
+
+class FusionNode(Node):
+    """Decodes and matches in the executor's thread, infers in a worker, publishes what comes out.
+
+    Outputs: `~/output/segmentation` (mono8 class ids with the reference image's header, frame and size),
+    `~/output/segmentation_overlay` (rgb8, only while somebody listens), `~/output/label_info` (latched),
+    `/diagnostics`.
+    """
+
+    def __init__(self, **node_options: Any) -> None:
+        """Raises MmPerceptionError with everything that is wrong with the configuration."""
+        super().__init__("fusion_node", **node_options)
+        self.settings = declare_settings(self)
+        log = self.get_logger()
+        self.perception = build_perception(self.settings, on_progress=lambda text: log.info(text))
+        rig, card = self.perception.rig, self.perception.card
+        if not card.trained:
+            log.warning(f"model {card.name} is untrained: its labels mean nothing")
+        self._factory = RclpyMessages()
+        self._colors = class_colors(len(card.classes), card.palette)
+        self._last_logged: dict[tuple[str, str], float] = {}
+        self._suppressed: Counter[tuple[str, str]] = Counter()
+        filters = self.settings.sync_policy == "message_filters"
+        synchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
+        self.intake = Intake(rig, self._on_problem, synchronizer)
+        self._watch = SensorWatch(self.intake)
+        self._create_outputs()
+        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem)
+        for topic in self.intake.inputs:
+            self._subscribe(topic)
+        self.create_timer(_POLL_PERIOD_S, self._poll)
+        self.create_timer(self.settings.diagnostics_period_s, self.publish_diagnostics)
+        engine = self.perception.segmentation.engine.name
+        log.info(f"ready: rig {rig.name}, model {card.name}, engine {engine}")
+
+    def _create_outputs(self) -> None:
+        image = message_class("sensor_msgs/msg/Image")
+        self._segmentation = self.create_publisher(image, "~/output/segmentation", output_qos())
+        self._overlay = self.create_publisher(image, "~/output/segmentation_overlay", output_qos())
+        label_info = message_class("vision_msgs/msg/LabelInfo")
+        self._label_info = self.create_publisher(label_info, "~/output/label_info", output_qos(latched=True))
+        diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
+        self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
+        now_ns = self.get_clock().now().nanoseconds
+        self._label_info.publish(
+            encode_label_info(self._factory, self.perception.card.classes, now_ns, "")
+        )
+
+    def _subscribe(self, topic: InputTopic) -> None:
+        def receive(msg: Any) -> None:
+            if topic.role == "sensor":
+                self._watch.arrived(topic.sensor)
+            self._submit(self.intake.receive(topic.topic, msg, time.monotonic_ns()))
+
+        self.create_subscription(
+            message_class(topic.type_name),
+            topic.topic,
+            receive,
+            input_qos(topic, self.perception.rig),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _poll(self) -> None:
+        self._submit(self.intake.poll(time.monotonic_ns()))
+
+    def _submit(self, observations: list[Observation]) -> None:
+        for observation in observations:
+            self._watch.matched(observation.bundle.skew_ns)
+            self._worker.submit(observation)
+
+    def _publish(self, observation: Observation, result: PerceptionResult) -> None:
+        """Called in the worker's thread."""
+        segmentation = result.segmentation
+        stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
+        self._segmentation.publish(
+            encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id)
+        )
+        if self._overlay.get_subscription_count():
+            reference = observation.bundle.measurements[observation.bundle.reference]
+            assert isinstance(reference, ImageFrame)
+            alpha = float(self.get_parameter("overlay_alpha").value)
+            picture = draw_overlay(reference.image, segmentation, self._colors, alpha)
+            self._overlay.publish(encode_image(self._factory, picture, "rgb8", stamp_ns, frame_id))
+
+    def publish_diagnostics(self) -> None:
+        """Sends the state of every sensor and of the pipeline."""
+        now_ns = self.get_clock().now().nanoseconds
+        name = self.get_fully_qualified_name().lstrip("/")
+        counts, latency = self._worker.snapshot()
+        latency = {**self.intake.latency.summary(), **latency}
+        for (where, kind), n in self.intake.rejected.items():
+            if where == "bundle":
+                counts[f"dropped.{kind}"] = counts.get(f"dropped.{kind}", 0) + n
+        statuses = [
+            pipeline_status(f"{name}: pipeline", self.perception, counts, latency),
+            *self._watch.statuses(name, now_ns, self.settings.stale_after_s),
+        ]
+        hardware_id = self.perception.rig.name
+        self._diagnostics.publish(encode_diagnostics(self._factory, now_ns, statuses, hardware_id))
+
+    def _on_problem(self, where: str, error: Exception) -> None:
+        """Logs a dropped message, at most once in a while per place and kind."""
+        key = (where, type(error).__name__)
+        now = time.monotonic()
+        if now - self._last_logged.get(key, -1e9) < _LOG_AGAIN_AFTER_S:
+            self._suppressed[key] += 1
+            return
+        more = f" ({self._suppressed.pop(key)} more like it)" if self._suppressed[key] else ""
+        self._last_logged[key] = now
+        self.get_logger().warning(f"{where}: dropped: {type(error).__name__}: {error}{more}")
+
+    def shut_down(self) -> None:
+        """Ends the worker and frees the engine."""
+        if self._worker.stop():
+            self.perception.close()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the node until SIGINT or SIGTERM.
+
+    Returns:
+        0 after a clean end, 2 if the configuration cannot be used.
+    """
+    rclpy.init(args=args)
+    node: FusionNode | None = None
+    try:
+        node = FusionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except MmPerceptionError as error:
+        rclpy.logging.get_logger("fusion_node").fatal(f"cannot start: {error}")
+        return 2
+    finally:
+        if node is not None:
+            node.shut_down()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Inference beside the executor: one thread, a slot of one, the latest observation wins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from mm_perception.metrics.latency import LatencyLog, LatencySummary, StageClock
+from mm_perception.pipeline.intake import Observation
+from mm_perception.pipeline.perception import Perception, PerceptionResult
+
+
+class InferenceWorker:
+    """Runs `perception.step` and hands results to `on_result`, both in its own thread.
+
+    A step or a callback that raises drops that observation: it is counted by the error's class and reported to
+    `on_problem`.
+    """
+
+    def __init__(
+        self,
+        perception: Perception,
+        on_result: Callable[[Observation, PerceptionResult], None],
+        on_problem: Callable[[str, Exception], None],
+    ) -> None:
+        self._perception = perception
+        self._on_result = on_result
+        self._on_problem = on_problem
+        self._condition = threading.Condition()
+        self._slot: tuple[Observation, float] | None = None
+        self._stopping = False
+        self._counts: Counter[str] = Counter()
+        self._latency = LatencyLog()
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+
+    def submit(self, observation: Observation) -> None:
+        """Puts the observation into the slot; one that still lies there is dropped and counted."""
+        with self._condition:
+            self._counts["bundles"] += 1
+            if self._slot is not None:
+                self._counts["dropped.superseded"] += 1
+            self._slot = observation, time.perf_counter()
+            self._condition.notify()
+
+    def snapshot(self) -> tuple[dict[str, int], dict[str, LatencySummary]]:
+        """Counts (bundles, published, dropped.<reason>) and latencies so far."""
+        with self._condition:
+            return dict(self._counts), self._latency.summary()
+
+    def stop(self, timeout_s: float = 30.0) -> bool:
+        """Ends the thread after the step that it is in; returns whether it ended in time."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while self._slot is None and not self._stopping:
+                    self._condition.wait()
+                if self._stopping:
+                    return
+                taken, self._slot = self._slot, None
+            assert taken is not None
+            self._process(*taken)
+
+    def _process(self, observation: Observation, submitted_s: float) -> None:
+        clock = StageClock()
+        clock.stage_ms["queue"] = (time.perf_counter() - submitted_s) * 1e3
+        try:
+            result = self._perception.step(observation)
+            clock.stage_ms.update(result.stage_ms)
+            with clock.measure("publish"):
+                self._on_result(observation, result)
+        except Exception as error:  # one bad observation must not end the vehicle's perception
+            with self._condition:
+                self._counts[f"dropped.{type(error).__name__}"] += 1
+            self._on_problem("bundle", error)
+            return
+        with self._condition:
+            self._counts["published"] += 1
+            self._latency.add(clock.stage_ms | {"bundle_to_output": (time.perf_counter() - submitted_s) * 1e3})

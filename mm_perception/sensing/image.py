@@ -1,0 +1,149 @@
+"""Fitting images to the model's input size, with the camera model alike, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_perception.core.errors import CalibrationError, DataError
+from mm_perception.geometry.camera import CameraModel
+from mm_perception.geometry.transforms import RigidTransform
+
+ResizeMode = Literal["stretch", "letterbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image of one size lies in the model's input.
+
+    Attributes:
+        src_width, src_height: the image [px].
+        dst_width, dst_height: the model's input [px].
+        left, top, width, height: the part of the input that the resized image fills; the rest is border.
+    """
+
+    src_width: int
+    src_height: int
+    dst_width: int
+    dst_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @classmethod
+    def fit(
+        cls, src_width: int, src_height: int, dst_width: int, dst_height: int, mode: ResizeMode
+    ) -> Placement:
+        """`stretch` fills the input; `letterbox` keeps the aspect ratio and centres the image.
+
+        Raises:
+            DataError: a size is not positive.
+        """
+        if min(src_width, src_height, dst_width, dst_height) <= 0:
+            raise DataError(f"cannot fit {src_width}x{src_height} into {dst_width}x{dst_height}")
+        if mode == "stretch":
+            return cls(src_width, src_height, dst_width, dst_height, 0, 0, dst_width, dst_height)
+        scale = min(dst_width / src_width, dst_height / src_height)
+        width = min(dst_width, max(1, round(src_width * scale)))
+        height = min(dst_height, max(1, round(src_height * scale)))
+        left, top = (dst_width - width) // 2, (dst_height - height) // 2
+        return cls(src_width, src_height, dst_width, dst_height, left, top, width, height)
+
+    def resize(self, image: NDArray[Any], *, nearest: bool = False, border: float = 0.0) -> NDArray[Any]:
+        """Resizes an image of the same view into the input.
+
+        Args:
+            image: (H, W) or (H, W, C) of any size: another sensor with the same view may have more or fewer
+                pixels.
+            nearest: take the nearest pixel instead of mixing (depth, class ids).
+            border: value around a letterboxed image.
+        """
+        if nearest:
+            method = cv2.INTER_NEAREST_EXACT
+        elif image.shape[1] > self.width:
+            method = cv2.INTER_AREA
+        else:
+            method = cv2.INTER_LINEAR
+        inner = image
+        if image.shape[:2] != (self.height, self.width):
+            inner = cv2.resize(image, (self.width, self.height), interpolation=method)
+        if (self.width, self.height) == (self.dst_width, self.dst_height):
+            return inner
+        outer = np.full((self.dst_height, self.dst_width, *image.shape[2:]), border, image.dtype)
+        outer[self.top : self.top + self.height, self.left : self.left + self.width] = inner
+        return outer
+
+    def restore(self, class_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(dst_height, dst_width) class ids back to the image's size; the border is cut off."""
+        inner = class_ids[self.top : self.top + self.height, self.left : self.left + self.width]
+        if inner.shape == (self.src_height, self.src_width):
+            return np.ascontiguousarray(inner)
+        size = (self.src_width, self.src_height)
+        return np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+
+    def camera(self, camera: CameraModel) -> CameraModel:
+        """The camera model of the input.
+
+        Raises:
+            CalibrationError: the camera model is of another image size.
+        """
+        if (camera.width, camera.height) != (self.src_width, self.src_height):
+            raise CalibrationError(
+                f"camera {camera.frame_id!r} is calibrated for {camera.width}x{camera.height}, "
+                f"its image has {self.src_width}x{self.src_height}"
+            )
+        inner = camera.resized(self.width, self.height)
+        return inner.cropped(-self.left, -self.top, self.dst_width, self.dst_height)
+
+
+def to_tensor(
+    image: NDArray[Any],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    reverse_channels: bool = False,
+) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 (0..255) or float32 (0..1) to a normalised (1, 3, H, W) float32 tensor.
+
+    Args:
+        mean, std: applied to the channels in the order in which they leave: position 0 belongs to the first
+            channel of the tensor.
+        reverse_channels: for weights that expect blue, green, red.
+    """
+    if reverse_channels:
+        image = image[..., ::-1]
+    full_scale = 255.0 if image.dtype == np.uint8 else 1.0
+    scale = 1.0 / (np.asarray(std, np.float32) * np.float32(full_scale))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    tensor = np.empty((1, 3, *image.shape[:2]), np.float32)
+    for channel in range(3):
+        np.multiply(image[..., channel], scale[channel], out=tensor[0, channel], casting="unsafe")
+        tensor[0, channel] -= shift[channel]
+    return tensor
+
+
+def warp_by_rotation(
+    image: NDArray[Any], camera: CameraModel, target: CameraModel, target_from_camera: RigidTransform
+) -> NDArray[np.float32]:
+    """Brings an image onto another camera's pixel grid as if everything were far away.
+
+    The homography K_target R K_camera^-1 ignores the baseline b: a point at depth z lands about f b / z pixels
+    off. Both cameras must be free of distortion.
+
+    Returns:
+        (target.height, target.width) or (..., C) float32, 0 outside of the source.
+
+    Raises:
+        CalibrationError: a camera has distortion.
+    """
+    for model in (camera, target):
+        if model.has_distortion:
+            raise CalibrationError(f"camera {model.frame_id!r} has lens distortion: rectify its images first")
+    homography = target.intrinsics @ target_from_camera.rotation @ np.linalg.inv(camera.intrinsics)
+    size = (target.width, target.height)
+    flags = cv2.INTER_LINEAR
+    return np.asarray(cv2.warpPerspective(image.astype(np.float32), homography, size, flags=flags), np.float32)

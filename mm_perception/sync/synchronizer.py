@@ -1,0 +1,422 @@
+"""Approximate time synchronisation around a reference sensor, without ROS.
+
+Each reference stamp t opens a set. A `nearest` stream gives it the one message closest to t + offset within a
+tolerance; a `window` stream (event packets) gives all messages that reach into (t + offset - window,
+t + offset]. Matching is one-to-one and monotone: a message serves one reference, the one that it is closest to
+(the earlier on a tie), and never an earlier reference than a message before it did. A set is decided as soon as
+no message that may still come in order could change it, at the latest `max_wait_ns` after its reference came.
+
+Cost of a message: a bisection in its stream's buffer; buffers are bounded.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from mm_perception.core.errors import ConfigError
+
+Item = TypeVar("Item")
+
+_COMPACT_AT = 64
+"""Consumed heads of buffers are cut off in batches of this size, which keeps removal at amortised O(1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """How one sensor is matched.
+
+    Attributes:
+        offset_ns: its stamp minus the reference's stamp for the same instant.
+        tolerance_ns: largest distance from reference stamp plus offset.
+        required: a set without it is dropped.
+        window_ns: 0 for nearest match; else messages of this span before the target are gathered.
+        min_period_ns: no two messages are closer than this, which lets sets be decided before the next
+            message came; None: learned (half the smallest gap seen).
+        max_buffer: how many messages wait at most; the oldest is dropped beyond that.
+    """
+
+    name: str
+    offset_ns: int = 0
+    tolerance_ns: int = 50_000_000
+    required: bool = True
+    window_ns: int = 0
+    min_period_ns: int | None = None
+    max_buffer: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.tolerance_ns, self.window_ns, self.min_period_ns or 0) < 0 or self.max_buffer < 1:
+            raise ConfigError(f"stream {self.name}: negative time or buffer size")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchedSet(Generic[Item]):
+    """One reference message and what was matched to it.
+
+    Attributes:
+        items: by stream name, in order of stamps; the reference and nearest streams have one item each.
+        skew_ns: by stream name, stamp minus target (for windows: how far the stream lags, at most 0).
+        missing: names of streams without a match.
+        waited_ns: how long the reference waited for the others, on the clock of `now_ns`; 0 if flushed.
+    """
+
+    stamp_ns: int
+    items: Mapping[str, tuple[Item, ...]]
+    skew_ns: Mapping[str, int]
+    missing: tuple[str, ...]
+    waited_ns: int = 0
+
+
+@dataclass(slots=True)
+class SyncStats:
+    """Counters; `dropped` is keyed by (stream, reason).
+
+    Reasons: duplicate, late (older than what was decided), overflow, unmatched (no reference for it),
+    time_jump, and for the reference `missing:<stream>` (a required stream gave nothing).
+    """
+
+    received: Counter[str] = field(default_factory=Counter)
+    matched: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    time_jumps: Counter[str] = field(default_factory=Counter)
+    sets: int = 0
+    timeouts: int = 0
+
+
+class _Gap:
+    """A lower bound of the time between a stream's messages, given or learned."""
+
+    __slots__ = ("_given_ns", "_smallest_ns")
+
+    def __init__(self, given_ns: int | None) -> None:
+        self._given_ns = given_ns
+        self._smallest_ns: int | None = None
+
+    def note(self, newest_ns: int | None, stamp_ns: int) -> None:
+        if newest_ns is not None and stamp_ns > newest_ns:
+            gap = stamp_ns - newest_ns
+            self._smallest_ns = gap if self._smallest_ns is None else min(gap, self._smallest_ns)
+
+    @property
+    def bound_ns(self) -> int:
+        """Half the smallest gap seen leaves room for jitter."""
+        if self._given_ns is not None:
+            return max(self._given_ns, 1)
+        return max((self._smallest_ns or 0) // 2, 1)
+
+
+class _Buffer(Generic[Item]):
+    """Messages of one stream by stamp; taken from the front."""
+
+    __slots__ = ("gap", "head", "items", "newest", "stamps", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.stamps: list[int] = []
+        self.items: list[Item] = []
+        self.head = 0
+        self.newest: int | None = None
+        self.gap = _Gap(stream.min_period_ns)
+
+    def __len__(self) -> int:
+        return len(self.stamps) - self.head
+
+    def insert(self, stamp_ns: int, item: Item) -> None:
+        i = bisect.bisect_right(self.stamps, stamp_ns, self.head)
+        self.stamps.insert(i, stamp_ns)
+        self.items.insert(i, item)
+        self.note(stamp_ns)
+
+    def note(self, stamp_ns: int) -> None:
+        """Follows the stream's front without keeping a message."""
+        self.gap.note(self.newest, stamp_ns)
+        if self.newest is None or stamp_ns > self.newest:
+            self.newest = stamp_ns
+
+    @property
+    def next_earliest_ns(self) -> int | None:
+        """No message still to come in order is older than this."""
+        return None if self.newest is None else self.newest + self.gap.bound_ns
+
+    def holds(self, stamp_ns: int) -> bool:
+        i = bisect.bisect_left(self.stamps, stamp_ns, self.head)
+        return i < len(self.stamps) and self.stamps[i] == stamp_ns
+
+    def drop_front(self, count: int) -> int:
+        """Removes the `count` oldest messages; indices held from before are void. Returns `count`."""
+        self.items[self.head : self.head + count] = [None] * count  # type: ignore[list-item]  # frees them
+        self.head += count
+        if self.head >= _COMPACT_AT and 2 * self.head >= len(self.stamps):
+            del self.stamps[: self.head], self.items[: self.head]
+            self.head = 0
+        return count
+
+    def clear(self) -> int:
+        count = len(self)
+        self.stamps, self.items, self.head, self.newest = [], [], 0, None
+        return count
+
+
+@dataclass(slots=True, eq=False)
+class _Pending(Generic[Item]):
+    """A reference message that waits for its set."""
+
+    stamp_ns: int
+    item: Item
+    deadline_ns: int
+
+
+class Synchronizer(Generic[Item]):
+    """Feeds messages in with `push`, gets sets out in the order of the reference's stamps.
+
+    `now_ns` may be any clock that runs forward (node clock, or the log times of a bag).
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        streams: Sequence[Stream],
+        max_wait_ns: int,
+        *,
+        reference_min_period_ns: int | None = None,
+        max_pending: int = 30,
+        jump_ns: int = 1_000_000_000,
+    ) -> None:
+        """Args:
+        reference: name of the reference stream; it is not among `streams`.
+        max_wait_ns: how long after its reference a set may wait.
+        reference_min_period_ns: as `Stream.min_period_ns`.
+        max_pending: how many references wait at most; beyond that the oldest set goes as it is.
+        jump_ns: a stamp that lies further than this before the stream's newest means that time jumped
+            back (a bag that loops), not that a message is late.
+
+        Raises:
+            ConfigError: double names, negative wait.
+        """
+        names = [reference, *(stream.name for stream in streams)]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"synchronizer: double stream names in {names}")
+        if max_wait_ns < 0 or max_pending < 1 or jump_ns < 0:
+            raise ConfigError("synchronizer: negative wait, jump or queue size")
+        self.reference = reference
+        self.stats = SyncStats()
+        self._max_wait_ns = max_wait_ns
+        self._gap = _Gap(reference_min_period_ns)
+        self._max_pending = max_pending
+        self._jump_ns = jump_ns
+        self._pending: list[_Pending[Item]] = []
+        self._buffers: dict[str, _Buffer[Item]] = {s.name: _Buffer(s) for s in streams}
+        self._newest_reference: int | None = None
+        self._last_decided: int | None = None
+
+    def __len__(self) -> int:
+        """How many messages are held."""
+        return len(self._pending) + sum(len(buffer) for buffer in self._buffers.values())
+
+    def push(self, name: str, stamp_ns: int, item: Item, now_ns: int) -> list[MatchedSet[Item]]:
+        """Takes one message; returns the sets that it completed.
+
+        Raises:
+            KeyError: the stream is unknown (an error of the program, not of the data).
+        """
+        self.stats.received[name] += 1
+        if name == self.reference:
+            self._push_reference(stamp_ns, item, now_ns)
+        else:
+            self._push_stream(self._buffers[name], stamp_ns, item)
+        return self.poll(now_ns)
+
+    def poll(self, now_ns: int) -> list[MatchedSet[Item]]:
+        """The sets that are decided or whose time is up."""
+        ready: list[MatchedSet[Item]] = []
+        while self._pending:
+            head = self._pending[0]
+            if not self._is_decided():
+                overdue = now_ns >= head.deadline_ns
+                if not overdue and len(self._pending) <= self._max_pending:
+                    break
+                self.stats.timeouts += 1
+            matched = self._take_head(now_ns)
+            if matched is not None:
+                ready.append(matched)
+        return ready
+
+    def flush(self) -> list[MatchedSet[Item]]:
+        """Decides everything that waits, as if nothing would come any more."""
+        ready = []
+        while self._pending:
+            matched = self._take_head()
+            if matched is not None:
+                ready.append(matched)
+        return ready
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When the oldest set's time is up, on the clock of `now_ns`."""
+        return self._pending[0].deadline_ns if self._pending else None
+
+    def _push_reference(self, stamp_ns: int, item: Item, now_ns: int) -> None:
+        newest = self._newest_reference
+        if newest is not None and stamp_ns < newest - self._jump_ns:
+            self._restart(stamp_ns)
+        elif self._last_decided is not None and stamp_ns <= self._last_decided:
+            self._drop(self.reference, "duplicate" if stamp_ns == self._last_decided else "late")
+            return
+        i = len(self._pending)
+        while i and self._pending[i - 1].stamp_ns >= stamp_ns:
+            i -= 1
+        if i < len(self._pending) and self._pending[i].stamp_ns == stamp_ns:
+            self._drop(self.reference, "duplicate")
+            return
+        self._pending.insert(i, _Pending(stamp_ns, item, now_ns + self._max_wait_ns))
+        self._gap.note(self._newest_reference, stamp_ns)
+        if self._newest_reference is None or stamp_ns > self._newest_reference:
+            self._newest_reference = stamp_ns
+
+    def _restart(self, stamp_ns: int) -> None:
+        """The reference jumped back: all that belongs to the time before is void."""
+        self.stats.time_jumps[self.reference] += 1
+        self._drop(self.reference, "time_jump", len(self._pending))
+        self._pending.clear()
+        self._newest_reference = self._last_decided = None
+        for name, buffer in self._buffers.items():
+            if buffer.newest is not None and buffer.newest > stamp_ns + self._jump_ns:
+                self._drop(name, "time_jump", buffer.clear())
+
+    def _push_stream(self, buffer: _Buffer[Item], stamp_ns: int, item: Item) -> None:
+        stream = buffer.stream
+        if buffer.newest is not None and stamp_ns < buffer.newest - self._jump_ns:
+            self.stats.time_jumps[stream.name] += 1
+            self._drop(stream.name, "time_jump", buffer.clear())
+        elif self._is_late(stream, stamp_ns):
+            self._drop(stream.name, "late")
+            buffer.note(stamp_ns)
+            return
+        elif stream.window_ns == 0 and buffer.holds(stamp_ns):
+            self._drop(stream.name, "duplicate")
+            return
+        buffer.insert(stamp_ns, item)
+        if len(buffer) > stream.max_buffer:
+            self._drop(stream.name, "overflow", buffer.drop_front(1))
+
+    def _is_late(self, stream: Stream, stamp_ns: int) -> bool:
+        """Whether no reference that is still open or to come could take the message."""
+        if self._last_decided is None or stream.window_ns:
+            return False
+        return stamp_ns < self._last_decided + stream.offset_ns - stream.tolerance_ns
+
+    def _is_decided(self) -> bool:
+        head = self._pending[0]
+        return all(self._is_settled(buffer, head.stamp_ns) for buffer in self._buffers.values())
+
+    def _is_settled(self, buffer: _Buffer[Item], reference_ns: int) -> bool:
+        """Whether no message still to come in order could change the stream's match."""
+        stream, target = buffer.stream, reference_ns + buffer.stream.offset_ns
+        next_earliest = buffer.next_earliest_ns
+        if next_earliest is None or buffer.newest is None:
+            return False
+        if stream.window_ns:
+            return buffer.newest > target
+        best = self._nearest(buffer, reference_ns)
+        if best is not None and buffer.stamps[best] > target:
+            return self._is_claim_certain(buffer.stamps[best], stream, target)
+        if len(buffer) and buffer.stamps[-1] > target:
+            return True  # one after the target was passed over; those behind it are further away still
+        reach = stream.tolerance_ns + 1 if best is None else target - buffer.stamps[best]
+        return next_earliest - target >= reach
+
+    def _is_claim_certain(self, stamp_ns: int, stream: Stream, target: int) -> bool:
+        """Whether no later reference can turn out to be closer to a message that lies after the target."""
+        if len(self._pending) > 1:
+            return True
+        newest = self._newest_reference
+        assert newest is not None
+        rival_target = newest + self._gap.bound_ns + stream.offset_ns
+        return rival_target - stamp_ns >= stamp_ns - target
+
+    def _nearest(self, buffer: _Buffer[Item], reference_ns: int) -> int | None:
+        """Index of the message for the head of the queue, or None.
+
+        A message after the target that the next reference is closer to is left to that one.
+        """
+        stream = buffer.stream
+        target = reference_ns + stream.offset_ns
+        after = bisect.bisect_right(buffer.stamps, target, buffer.head)
+        best: int | None = None
+        if after > buffer.head and target - buffer.stamps[after - 1] <= stream.tolerance_ns:
+            best = after - 1
+        if after < len(buffer.stamps):
+            distance = buffer.stamps[after] - target
+            is_closer = best is None or distance < target - buffer.stamps[best]
+            if distance <= stream.tolerance_ns and is_closer and not self._next_claims(buffer, after, distance):
+                best = after
+        return best
+
+    def _next_claims(self, buffer: _Buffer[Item], index: int, distance: int) -> bool:
+        if len(self._pending) < 2:
+            return False
+        rival = self._pending[1].stamp_ns + buffer.stream.offset_ns
+        return abs(buffer.stamps[index] - rival) < distance
+
+    def _take_head(self, now_ns: int | None = None) -> MatchedSet[Item] | None:
+        head = self._pending[0]
+        items: dict[str, tuple[Item, ...]] = {self.reference: (head.item,)}
+        skew_ns = {self.reference: 0}
+        missing = []
+        for name, buffer in self._buffers.items():
+            found, skew = self._take(buffer, head.stamp_ns)
+            if found:
+                items[name], skew_ns[name] = found, skew
+            else:
+                missing.append(name)
+        del self._pending[0]
+        self._last_decided = head.stamp_ns
+        lacking = [name for name in missing if self._buffers[name].stream.required]
+        if lacking:
+            for name in lacking:
+                self._drop(self.reference, f"missing:{name}")
+            for name in items:
+                if name != self.reference and self._buffers[name].stream.window_ns == 0:
+                    self._drop(name, "unmatched")
+            return None
+        self.stats.sets += 1
+        for name in items:
+            self.stats.matched[name] += 1
+        waited_ns = 0 if now_ns is None else now_ns - (head.deadline_ns - self._max_wait_ns)
+        return MatchedSet(head.stamp_ns, items, skew_ns, tuple(missing), waited_ns)
+
+    def _take(self, buffer: _Buffer[Item], reference_ns: int) -> tuple[tuple[Item, ...], int]:
+        if buffer.stream.window_ns:
+            return self._take_window(buffer, reference_ns)
+        target = reference_ns + buffer.stream.offset_ns
+        index = self._nearest(buffer, reference_ns)
+        if index is None:
+            stale = bisect.bisect_left(buffer.stamps, target - buffer.stream.tolerance_ns, buffer.head)
+            self._drop(buffer.stream.name, "unmatched", buffer.drop_front(stale - buffer.head))
+            return (), 0
+        item, skew = buffer.items[index], buffer.stamps[index] - target
+        passed_over = index - buffer.head
+        self._drop(buffer.stream.name, "unmatched", passed_over)
+        buffer.drop_front(passed_over + 1)
+        return (item,), skew
+
+    @staticmethod
+    def _take_window(buffer: _Buffer[Item], reference_ns: int) -> tuple[tuple[Item, ...], int]:
+        """The messages that reach into the window; they stay, for the windows of later references."""
+        target = reference_ns + buffer.stream.offset_ns
+        start = target - buffer.stream.window_ns
+        # A message carries data from its stamp up to the next one's, so the last before the window counts.
+        first = bisect.bisect_right(buffer.stamps, start, buffer.head) - 1
+        buffer.drop_front(max(first - buffer.head, 0))
+        last = bisect.bisect_right(buffer.stamps, target, buffer.head)
+        found = tuple(buffer.items[buffer.head : last])
+        newest = buffer.newest
+        alive = newest is not None and newest > start
+        return (found, min(0, newest - target)) if found and alive and newest is not None else ((), 0)
+
+    def _drop(self, name: str, reason: str, count: int = 1) -> None:
+        if count:
+            self.stats.dropped[name, reason] += count
