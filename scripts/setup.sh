@@ -67,7 +67,7 @@ install_debian_packages() {
 ros_is_installed() { [[ -n ${ROS_DISTRO:-} ]] && "$python" -c 'import rclpy' 2>/dev/null; }
 
 input_hash() {
-  cat scripts/setup.sh requirements/*.txt setup.py setup.cfg pyproject.toml \
+  cat scripts/setup.sh requirements/*.txt setup.py setup.cfg \
     interfaces/*/CMakeLists.txt interfaces/*/package.xml interfaces/*/msg/*.msg | sha256sum
   echo "$root ${ROS_DISTRO:-pypi} $("$python" -V)"
 }

@@ -93,9 +93,7 @@ class BagReader:
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """The messages of all or the given topics, by log time."""
-        connections: list[Connection] = [
-            c for c in self._reader.connections if topics is None or c.topic in topics
-        ]
+        connections: list[Connection] = [c for c in self._reader.connections if topics is None or c.topic in topics]
         if not connections:
             return
         stream = self._reader.messages(connections=connections)

@@ -16,9 +16,7 @@ _DEFINITIONS = {
         "string encoding\nbool is_bigendian\nuint8[] events\n"
     ),
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
-    "vision_msgs/msg/LabelInfo": (
-        "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"
-    ),
+    "vision_msgs/msg/LabelInfo": ("std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"),
     "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
     "vision_msgs/msg/ObjectHypothesisWithPose": (
         "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n"
@@ -28,9 +26,7 @@ _DEFINITIONS = {
         "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
         "vision_msgs/BoundingBox3D bbox\nstring id\n"
     ),
-    "vision_msgs/msg/Detection3DArray": (
-        "std_msgs/Header header\nvision_msgs/Detection3D[] detections\n"
-    ),
+    "vision_msgs/msg/Detection3DArray": ("std_msgs/Header header\nvision_msgs/Detection3D[] detections\n"),
 }
 """Interfaces that the distribution's type store lacks; field names, types and order are the contract."""
 

@@ -29,9 +29,7 @@ _ENCODING_DTYPES = {
 }
 
 
-def encode_image(
-    factory: MessageFactory, pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str
-) -> Any:
+def encode_image(factory: MessageFactory, pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Any:
     """sensor_msgs/Image of (H, W) or (H, W, 3) pixels.
 
     Raises:
@@ -83,9 +81,7 @@ def encode_camera_info(factory: MessageFactory, camera: CameraModel, stamp_ns: i
     """sensor_msgs/CameraInfo of an unrectified camera (R is the identity, P is K)."""
     k = camera.intrinsics
     projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
-    roi = factory.make(
-        "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-    )
+    roi = factory.make("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return factory.make(
         "sensor_msgs/msg/CameraInfo",
         header=make_header(factory, stamp_ns, camera.frame_id),
@@ -104,9 +100,7 @@ def encode_camera_info(factory: MessageFactory, camera: CameraModel, stamp_ns: i
 
 def encode_point_cloud(factory: MessageFactory, cloud: PointCloud) -> Any:
     """sensor_msgs/PointCloud2 with x, y, z, intensity (f32), ring (u16), t (u32 ns) as far as they are there."""
-    columns: dict[str, tuple[str, NDArray[Any]]] = {
-        axis: ("f4", cloud.xyz[:, i]) for i, axis in enumerate("xyz")
-    }
+    columns: dict[str, tuple[str, NDArray[Any]]] = {axis: ("f4", cloud.xyz[:, i]) for i, axis in enumerate("xyz")}
     if cloud.intensity is not None:
         columns["intensity"] = ("f4", cloud.intensity)
     if cloud.ring is not None:
@@ -188,9 +182,7 @@ def encode_events_evt3(factory: MessageFactory, events: EventPacket, seq: int) -
     return wrap_events(factory, words.view(np.uint8), "evt3", events, seq)
 
 
-def wrap_events(
-    factory: MessageFactory, data: NDArray[np.uint8], encoding: str, events: EventPacket, seq: int
-) -> Any:
+def wrap_events(factory: MessageFactory, data: NDArray[np.uint8], encoding: str, events: EventPacket, seq: int) -> Any:
     return factory.make(
         "event_camera_msgs/msg/EventPacket",
         header=make_header(factory, events.stamp_ns, events.frame_id),
@@ -231,8 +223,7 @@ def encode_label_info(
     """vision_msgs/LabelInfo: the names of class ids; 255 is unlabeled."""
     named = [*enumerate(classes), (IGNORE_LABEL, "unlabeled")]
     class_map = [
-        factory.make("vision_msgs/msg/VisionClass", class_id=class_id, class_name=name)
-        for class_id, name in named
+        factory.make("vision_msgs/msg/VisionClass", class_id=class_id, class_name=name) for class_id, name in named
     ]
     return factory.make(
         "vision_msgs/msg/LabelInfo",
@@ -262,9 +253,7 @@ def _detection(factory: MessageFactory, d: Detections3D, i: int) -> Any:
         "vision_msgs/msg/Detection3D",
         header=make_header(factory, d.stamp_ns, d.frame_id),
         results=[hypothesis],
-        bbox=factory.make(
-            "vision_msgs/msg/BoundingBox3D", center=pose, size=_vector(factory, d.sizes_lwh[i])
-        ),
+        bbox=factory.make("vision_msgs/msg/BoundingBox3D", center=pose, size=_vector(factory, d.sizes_lwh[i])),
         id="",
     )
 
@@ -349,8 +338,7 @@ def encode_diagnostics(
             message=message,
             hardware_id=hardware_id,
             values=[
-                factory.make("diagnostic_msgs/msg/KeyValue", key=key, value=value)
-                for key, value in values.items()
+                factory.make("diagnostic_msgs/msg/KeyValue", key=key, value=value) for key, value in values.items()
             ],
         )
         for name, level, message, values in statuses

@@ -42,9 +42,7 @@ class SensorConfig:
         50.0, "events: how long a time before the reference is gathered", minimum=0.1, maximum=1e4
     )
     thermal_scale: ThermalScale = setting("counts", "thermal: what a pixel value means")
-    intensity_max: float = setting(
-        255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6
-    )
+    intensity_max: float = setting(255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6)
     reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
 
@@ -75,12 +73,8 @@ class RigConfig:
     sensors: tuple[SensorConfig, ...] = setting(description="the sensors")
     reference: str = setting(description="the sensor whose stamps make the bundles; a camera of kind rgb")
     name: str = setting("rig", "how reports call the rig")
-    max_wait_ms: float = setting(
-        100.0, "how long a bundle may wait for late sensors", minimum=0.0, maximum=60_000.0
-    )
-    fixed_frame: str = setting(
-        "", "frame for motion compensation between stamps (odom, map); empty: extrinsics only"
-    )
+    max_wait_ms: float = setting(100.0, "how long a bundle may wait for late sensors", minimum=0.0, maximum=60_000.0)
+    fixed_frame: str = setting("", "frame for motion compensation between stamps (odom, map); empty: extrinsics only")
     labels: str = setting("", "topic of true class ids (mono8 images at the reference's stamps); for replay")
 
     def __post_init__(self) -> None:

@@ -23,7 +23,10 @@ class FusionSettings:
         "nearest", "nearest: this package's synchronizer; message_filters: ROS's ApproximateTimeSynchronizer"
     )
     max_wait_ms: float = setting(
-        -1.0, "how long a bundle may wait for late sensors; negative: as the rig says", minimum=-1.0, maximum=6e4
+        -1.0,
+        "how long a bundle may wait for late sensors; negative: as the rig says",
+        minimum=-1.0,
+        maximum=6e4,
     )
     overlay_alpha: float = setting(
         0.5, "opacity of the classes in the overlay", minimum=0.0, maximum=1.0, read_only=False

@@ -246,9 +246,7 @@ class SegmentationMap:
         if not 0 < len(self.classes) <= IGNORE_LABEL:
             raise DataError(f"SegmentationMap: expected 1..{IGNORE_LABEL} classes, got {len(self.classes)}")
         if int(self.class_ids.max()) >= len(self.classes):
-            raise DataError(
-                f"SegmentationMap: id {int(self.class_ids.max())} of {len(self.classes)} classes"
-            )
+            raise DataError(f"SegmentationMap: id {int(self.class_ids.max())} of {len(self.classes)} classes")
         _check_stamp("SegmentationMap", self.stamp_ns)
 
 

@@ -46,9 +46,7 @@ class CameraModel:
                 f"{what}: distortion model {self.distortion_model!r} is not one of {', '.join(filter(None, _MODELS))}"
             )
         if len(self.distortion) not in _MODELS[self.distortion_model]:
-            raise CalibrationError(
-                f"{what}: {len(self.distortion)} coefficients do not fit {self.distortion_model!r}"
-            )
+            raise CalibrationError(f"{what}: {len(self.distortion)} coefficients do not fit {self.distortion_model!r}")
         if not np.isfinite(self.distortion).all():
             raise CalibrationError(f"{what}: the distortion coefficients are not finite")
 
@@ -106,9 +104,7 @@ class CameraModel:
             uv = cv2.projectPoints(p[:, None], zero, zero, self.intrinsics, self.distortion)[0]
         return np.asarray(uv, dtype=np.float64).reshape(-1, 2)
 
-    def _inside_monotone_range(
-        self, p: NDArray[np.float64], front: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
+    def _inside_monotone_range(self, p: NDArray[np.float64], front: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """False where a polynomial lens model would fold points from far outside back into the image.
 
         The radial polynomial is only valid up to the radius at which its slope turns negative.

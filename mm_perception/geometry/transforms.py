@@ -87,14 +87,12 @@ class RigidTransform:
                 f"cannot chain {self.dst} <- {self.src} with {other.dst} <- {other.src}: inner frames differ"
             )
         rotation = self.rotation @ other.rotation
-        return RigidTransform(
-            self.dst, other.src, rotation, self.rotation @ other.translation + self.translation
-        )
+        return RigidTransform(self.dst, other.src, rotation, self.rotation @ other.translation + self.translation)
 
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
         """Maps (N, 3) points from `src` to `dst`; N may be 0. Returns (N, 3) float32."""
         mapped = np.asarray(points, dtype=np.float64) @ self.rotation.T + self.translation
-        return mapped.astype(np.float32)
+        return np.asarray(mapped, dtype=np.float32)
 
 
 def rotation_from_quat(quat_xyzw: NDArray[np.float64], where: str = "quaternion") -> NDArray[np.float64]:
@@ -219,9 +217,7 @@ class TransformTree:
         common_from_dst = self._climb(dst, common, stamp_ns)
         return common_from_dst.inverse() @ self._climb(src, common, stamp_ns)
 
-    def lookup_between(
-        self, dst: str, dst_stamp_ns: int, src: str, src_stamp_ns: int, fixed: str
-    ) -> RigidTransform:
+    def lookup_between(self, dst: str, dst_stamp_ns: int, src: str, src_stamp_ns: int, fixed: str) -> RigidTransform:
         """`dst` at one instant from `src` at another, through a frame that does not move (odom, map).
 
         Raises:

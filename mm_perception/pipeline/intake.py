@@ -22,7 +22,7 @@ from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
 from mm_perception.metrics.latency import LatencyLog
 from mm_perception.sensing.events import concatenate
-from mm_perception.sync.synchronizer import MatchedSet, Stream, SyncStats, Synchronizer
+from mm_perception.sync.synchronizer import MatchedSet, Stream, Synchronizer, SyncStats
 
 TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
 _MS = 1_000_000
@@ -83,9 +83,7 @@ class MeasurementSynchronizer(Protocol):
 
     stats: SyncStats
 
-    def push(
-        self, name: str, stamp_ns: int, item: Measurement, now_ns: int
-    ) -> list[MatchedSet[Measurement]]: ...
+    def push(self, name: str, stamp_ns: int, item: Measurement, now_ns: int) -> list[MatchedSet[Measurement]]: ...
 
     def poll(self, now_ns: int) -> list[MatchedSet[Measurement]]: ...
 
@@ -145,7 +143,7 @@ class Intake:
             try:
                 observations += self._take(route, msg, now_ns)
             except Exception as error:  # whatever a broken driver sends must not stop the vehicle's node
-                self._reject(topic, error)
+                self.reject(topic, error)
         return observations
 
     def poll(self, now_ns: int) -> list[Observation]:
@@ -169,7 +167,7 @@ class Intake:
             self._cameras[route.sensor] = decode_camera_info(msg)
         else:
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
-                self._reject(route.topic, error)
+                self.reject(route.topic, error)
         return []
 
     def _follow_time_jumps(self) -> None:
@@ -186,7 +184,7 @@ class Intake:
             try:
                 observations.append(self._observe(one))
             except MmPerceptionError as error:
-                self._reject("bundle", error)
+                self.reject("bundle", error)
         return observations
 
     def _observe(self, matched: MatchedSet[Measurement]) -> Observation:
@@ -194,9 +192,7 @@ class Intake:
         for name, items in matched.items.items():
             sensor = self.rig.sensor(name)
             measurements[name] = _join_events(sensor, items, matched.stamp_ns) if is_window(sensor) else items[0]
-        bundle = SensorBundle(
-            matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing
-        )
+        bundle = SensorBundle(matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing)
         return Observation(bundle, self._calibrate(bundle))
 
     def _calibrate(self, bundle: SensorBundle) -> Calibration:
@@ -215,7 +211,8 @@ class Intake:
             return self._tree.lookup_between(dst, reference.stamp_ns, src, measurement.stamp_ns, fixed)
         return self._tree.lookup(dst, src, reference.stamp_ns)
 
-    def _reject(self, topic: str, error: Exception) -> None:
+    def reject(self, topic: str, error: Exception) -> None:
+        """Counts and reports a message that could not be used."""
         self.rejected[topic, type(error).__name__] += 1
         if self._on_problem is not None:
             self._on_problem(topic, error)

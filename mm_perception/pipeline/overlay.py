@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from mm_perception.core.types import SegmentationMap
 
 
-def class_colors(
-    num_classes: int, palette: Sequence[tuple[int, int, int]] | None = None
-) -> NDArray[np.uint8]:
+def class_colors(num_classes: int, palette: Sequence[tuple[int, int, int]] | None = None) -> NDArray[np.uint8]:
     """(C, 3) uint8 RGB: the palette, or distinct hues (golden-angle steps; class 0 is dark grey)."""
     if palette is not None:
         return np.array(palette, np.uint8)
@@ -50,12 +48,10 @@ def draw_points(
     image: NDArray[np.uint8], pixels: NDArray[np.floating], depth_m: NDArray[np.floating], far_m: float = 50.0
 ) -> NDArray[np.uint8]:
     """Marks projected points, near ones red, far ones blue; (N, 2) pixels may be NaN or outside."""
-    picture = image.copy()
+    picture: NDArray[np.uint8] = image.copy()
     height, width = picture.shape[:2]
     with np.errstate(invalid="ignore"):
-        inside = (
-            (pixels[:, 0] >= 0) & (pixels[:, 0] < width) & (pixels[:, 1] >= 0) & (pixels[:, 1] < height)
-        )
+        inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < width) & (pixels[:, 1] >= 0) & (pixels[:, 1] < height)
     chosen = np.nonzero(inside)[0]
     chosen = chosen[np.argsort(-depth_m[chosen])]
     scaled = np.clip(255 * (1.0 - depth_m[chosen] / far_m), 0, 255).astype(np.uint8)
@@ -67,18 +63,18 @@ def draw_points(
 
 
 def _write(image: NDArray[np.uint8], lines: Sequence[str]) -> NDArray[np.uint8]:
+    """Writes lines at the top left, white on a dark bar."""
     scale = image.shape[1] / 900
-    for i, line in enumerate(lines):
-        origin = (round(10 * scale), round((28 + 30 * i) * scale))
-        for color, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-            cv2.putText(
-                image,
-                line,
-                origin,
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.8 * scale,
-                color,
-                max(1, round(thickness * scale)),
-                cv2.LINE_AA,
-            )
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.7 * scale
+    thickness = max(1, round(1.5 * scale))
+    top = 0
+    for line in lines:
+        (width, height), below = cv2.getTextSize(line, font, size, thickness)
+        margin = round(6 * scale) + 1
+        bottom = top + height + below + 2 * margin
+        bar = image[top:bottom, : width + 2 * margin]
+        bar[:] = bar // 4
+        origin = (margin, top + margin + height)
+        cv2.putText(image, line, origin, font, size, (255, 255, 255), thickness, cv2.LINE_AA)
+        top = bottom
     return image

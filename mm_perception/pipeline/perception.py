@@ -48,9 +48,7 @@ class Perception:
         self.segmentation.engine.close()
 
 
-def build_perception(
-    settings: FusionSettings, on_progress: Callable[[str], None] | None = None
-) -> Perception:
+def build_perception(settings: FusionSettings, on_progress: Callable[[str], None] | None = None) -> Perception:
     """Loads rig, model card and engine, and checks that they fit.
 
     Raises:

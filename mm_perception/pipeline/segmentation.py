@@ -72,9 +72,7 @@ class SegmentationPipeline:
             logits = self.engine.run({"rgb": rgb, "x": x})["logits"]
         with clock.measure("postprocess"):
             class_ids = placement.restore(most_likely(logits))
-        return SegmentationMap(
-            class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained
-        )
+        return SegmentationMap(class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained)
 
     def _rgb_tensor(self, frame: ImageFrame, placement: Placement) -> NDArray[np.float32]:
         card = self.card
@@ -82,9 +80,7 @@ class SegmentationPipeline:
         image = placement.resize(frame.image, border=border)
         return to_tensor(image, card.rgb_mean, card.rgb_std, card.channel_order == "bgr")
 
-    def _x_tensor(
-        self, observation: Observation, reference: ImageFrame, placement: Placement
-    ) -> NDArray[np.float32]:
+    def _x_tensor(self, observation: Observation, reference: ImageFrame, placement: Placement) -> NDArray[np.float32]:
         card, measurement = self.card, observation.bundle.measurements[self.x_sensor]
         if isinstance(measurement, ImageFrame):
             image: NDArray[Any] = placement.resize(measurement.image)

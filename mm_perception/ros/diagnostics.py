@@ -40,6 +40,7 @@ class SensorWatch:
         rejected = {kind: n for (where, kind), n in self._intake.rejected.items() if where == topic}
         values = {
             "topic": topic,
+            "reference": str(name == self._intake.rig.reference).lower(),
             "received": str(stats.received[name]),
             "matched": str(stats.sets if name == self._intake.rig.reference else stats.matched[name]),
             "rate_hz": f"{_rate_hz(arrivals):.2f}",

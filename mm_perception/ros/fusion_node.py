@@ -15,7 +15,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from mm_perception.codec.encode import encode_diagnostics, encode_image, encode_label_info
 from mm_perception.core.errors import MmPerceptionError
 from mm_perception.core.types import ImageFrame
-from mm_perception.pipeline.intake import InputTopic, Intake, Observation, make_synchronizer
+from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
 from mm_perception.pipeline.overlay import class_colors, draw_overlay
 from mm_perception.pipeline.perception import PerceptionResult, build_perception
 from mm_perception.ros.diagnostics import SensorWatch, pipeline_status
@@ -51,7 +51,7 @@ class FusionNode(Node):
         self._last_logged: dict[tuple[str, str], float] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
         filters = self.settings.sync_policy == "message_filters"
-        synchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
+        synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
         self.intake = Intake(rig, self._on_problem, synchronizer)
         self._watch = SensorWatch(self.intake)
         self._create_outputs()
@@ -72,9 +72,7 @@ class FusionNode(Node):
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
         now_ns = self.get_clock().now().nanoseconds
-        self._label_info.publish(
-            encode_label_info(self._factory, self.perception.card.classes, now_ns, "")
-        )
+        self._label_info.publish(encode_label_info(self._factory, self.perception.card.classes, now_ns, ""))
 
     def _subscribe(self, topic: InputTopic) -> None:
         def receive(msg: Any) -> None:
@@ -102,9 +100,7 @@ class FusionNode(Node):
         """Called in the worker's thread."""
         segmentation = result.segmentation
         stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
-        self._segmentation.publish(
-            encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id)
-        )
+        self._segmentation.publish(encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id))
         if self._overlay.get_subscription_count():
             reference = observation.bundle.measurements[observation.bundle.reference]
             assert isinstance(reference, ImageFrame)

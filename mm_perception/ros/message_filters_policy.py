@@ -37,9 +37,7 @@ class MessageFiltersSynchronizer(Generic[Item]):
         self._names = [rig.reference, *(s.name for s in rig.sensors if s.name != rig.reference)]
         self._filters = {name: message_filters.SimpleFilter() for name in self._names}
         slop_s = max(s.tolerance_ms for s in rig.sensors) * 1e-3
-        self._inner = message_filters.ApproximateTimeSynchronizer(
-            list(self._filters.values()), queue_size, slop_s
-        )
+        self._inner = message_filters.ApproximateTimeSynchronizer(list(self._filters.values()), queue_size, slop_s)
         self._inner.registerCallback(self._matched)
         self._ready: list[MatchedSet[Item]] = []
 

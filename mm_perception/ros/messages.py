@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from array import array
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mm_perception.core.errors import ConfigError
 
 
-@lru_cache(maxsize=None)
+@cache
 def message_class(type_name: str) -> Any:
     """The class of "package/msg/Name".
 

@@ -56,7 +56,5 @@ def _descriptor(info: SettingInfo, hint: Any) -> ParameterDescriptor:
                 FloatingPointRange(from_value=float(info.minimum), to_value=float(info.maximum))
             ]
         elif hint is int:
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(info.minimum), to_value=int(info.maximum), step=1)
-            ]
+            descriptor.integer_range = [IntegerRange(from_value=int(info.minimum), to_value=int(info.maximum), step=1)]
     return descriptor

@@ -19,16 +19,12 @@ def input_qos(topic: InputTopic, rig: RigConfig) -> QoSProfile:
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
     if topic.role == "camera_info":
-        return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
-        )
+        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=100,
         reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL
-        if topic.role == "tf_static"
-        else DurabilityPolicy.VOLATILE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.role == "tf_static" else DurabilityPolicy.VOLATILE,
     )
 
 

@@ -14,7 +14,6 @@ from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
 
-
 MAX_DEPTH_M = 80.0
 """Full scale of the raw encoding: as far as road scenes are labelled."""
 

@@ -36,9 +36,7 @@ class Placement:
     height: int
 
     @classmethod
-    def fit(
-        cls, src_width: int, src_height: int, dst_width: int, dst_height: int, mode: ResizeMode
-    ) -> Placement:
+    def fit(cls, src_width: int, src_height: int, dst_width: int, dst_height: int, mode: ResizeMode) -> Placement:
         """`stretch` fills the input; `letterbox` keeps the aspect ratio and centres the image.
 
         Raises:

@@ -48,4 +48,4 @@ def _stretch(values: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = np.percentile(values, (1, 99))
     if high - low < 1e-6:  # a uniform scene has no contrast to stretch
         return np.full_like(values, 0.5)
-    return ((values - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+    return np.asarray((values - np.float32(low)) / np.float32(high - low), np.float32)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def match_offline(
-    references: list[int], stamps: list[int], tolerance: int, offset: int = 0
-) -> dict[int, int | None]:
+def match_offline(references: list[int], stamps: list[int], tolerance: int, offset: int = 0) -> dict[int, int | None]:
     """For each reference stamp the stamp matched to it, one-to-one and monotone, or None."""
     references, free = sorted(set(references)), sorted(set(stamps))
     result: dict[int, int | None] = {}

@@ -194,9 +194,7 @@ def test_configuration_is_checked():
 
 def test_cost_per_message_does_not_grow_with_the_queue():
     def seconds_per_message(length: int) -> float:
-        sync = make(
-            Stream("depth", 0, 10, max_buffer=length + 1), max_pending=length + 1, reference_min_period_ns=1
-        )
+        sync = make(Stream("depth", 0, 10, max_buffer=length + 1), max_pending=length + 1, reference_min_period_ns=1)
         for i in range(length):
             sync.push("depth", 100 + i * 100, "d", 0)
         best = float("inf")

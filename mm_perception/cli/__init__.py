@@ -1,0 +1,1 @@
+"""The command `mm-perception`; the only room that prints."""

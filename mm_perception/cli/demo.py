@@ -1,0 +1,155 @@
+"""`mm-perception demo`: a bag through the real fusion node over DDS, with a table, pictures and a report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.rig import load_rig
+from mm_perception.core.settings import FusionSettings
+from mm_perception.engines.card import find_card
+from mm_perception.pipeline.segmentation import choose_x_sensor
+from mm_perception.replay.report import UNTRAINED, write_png, write_report
+from mm_perception.sim.demo_bag import write_demo_bag
+
+if TYPE_CHECKING:
+    from mm_perception.ros.session import SessionResult
+
+DEMO_BAG = Path("rosbags/demo.mcap")
+DEMO_FRAMES = 20
+PACED_WAIT_MS = 5000.0
+"""A paced player may hold messages back for as long as one inference; bundles must not give up on them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("--bag", type=Path, help="bag to play (default: the demo bag, made on first use)")
+    parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
+    parser.add_argument("--model", default="", help="model card: a name in config/models or a path")
+    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for report and overlays")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.0,
+        help="speed of playing; 0: at the node's pace, so that no frame is lost",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plays, prints and writes; 0 if the node published and ended cleanly, else 1."""
+    console = Console()
+    model = args.model or FusionSettings().model
+    rig, card = load_rig(args.rig), find_card(model)
+    choose_x_sensor(card, rig)
+    bag = args.bag or _demo_bag(console)
+    _choose_own_domain()
+    try:
+        from mm_perception.ros.session import FusionSession
+    except ImportError as error:
+        raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
+    if not card.trained:
+        console.print(f"[bold yellow]{UNTRAINED}")
+    parameters = {"rig": args.rig, "model": model, "engine": args.engine, "diagnostics_period_s": "0.1"}
+    if args.rate == 0:
+        parameters["max_wait_ms"] = str(PACED_WAIT_MS)
+    pictures: list[Path] = []
+
+    def save(stamp_ns: int, picture: NDArray[np.uint8]) -> None:
+        path = args.out / "overlays" / f"{stamp_ns}.png"
+        write_png(path, picture)
+        pictures.append(path)
+
+    _clear(args.out)
+    console.print(f"starting the fusion node (domain {os.environ['ROS_DOMAIN_ID']}) and playing {bag}")
+    with (
+        FusionSession(rig, parameters, args.out / "node.log", on_overlay=save) as session,
+        Progress(console=console, transient=True) as progress,
+    ):
+        task = progress.add_task("frames segmented", total=None)
+        session.play(bag, args.rate, lambda done, total: progress.update(task, completed=done, total=total))
+    result = session.result
+    facts = _facts(str(bag), rig.name, card.trained, result)
+    _print(console, facts)
+    write_report(args.out, f"Fusion node on {bag.name}", facts, sorted(pictures))
+    console.print(f"overlays: {args.out / 'overlays'} ({len(pictures)})   report: {args.out / 'report.md'}")
+    return 0 if result.segmentations and result.exit_code == 0 else 1
+
+
+def _demo_bag(console: Console) -> Path:
+    if not DEMO_BAG.is_file():
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"making {DEMO_BAG} (once)", total=DEMO_FRAMES)
+            write_demo_bag(DEMO_BAG, DEMO_FRAMES, 0, lambda done, _: progress.update(task, completed=done))
+    return DEMO_BAG
+
+
+def _choose_own_domain() -> None:
+    """Keeps the demo's messages off other graphs, unless the user has chosen a domain."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def _clear(out: Path) -> None:
+    for old in (out / "overlays").glob("*.png"):
+        old.unlink()
+
+
+def _facts(bag: str, rig: str, trained: bool, result: SessionResult) -> dict[str, Any]:
+    pipeline = result.pipeline
+    sensors = {name.split("sensor ")[-1]: values for name, values in result.status.items() if ": sensor " in name}
+    dropped = {
+        f"inference: {k.removeprefix('dropped.')}": int(v) for k, v in pipeline.items() if k.startswith("dropped.")
+    }
+    for name, values in sensors.items():
+        for key, value in values.items():
+            if key.startswith(("dropped.", "rejected.")):
+                dropped[f"{name}: {key.partition('.')[2]}"] = int(value)
+    stages = [key.removesuffix(".median_ms") for key in pipeline if key.endswith(".median_ms")]
+    return {
+        "bag": Path(bag).name,
+        "rig": rig,
+        "model": pipeline.get("model", ""),
+        "engine": pipeline.get("engine", ""),
+        "trained": trained,
+        "frames_in": result.frames,
+        "bundles": int(pipeline.get("bundles", 0)),
+        "published": len(result.segmentations),
+        "dropped": dropped,
+        "received": {name: int(values["received"]) for name, values in sensors.items()},
+        "skew_ms": {name: float(values["skew_ms"]) for name, values in sensors.items()},
+        "latency_ms": {
+            s: {"median": float(pipeline[f"{s}.median_ms"]), "p95": float(pipeline[f"{s}.p95_ms"])} for s in stages
+        },
+        "node_exit_code": result.exit_code,
+    }
+
+
+def _print(console: Console, facts: dict[str, Any]) -> None:
+    counts = Table("frames in", "bundles", "published", "node exit code", title="counts")
+    counts.add_row(*(str(facts[key]) for key in ("frames_in", "bundles", "published", "node_exit_code")))
+    console.print(counts)
+    sensors = Table("sensor", "messages received", "last skew [ms]", title="inputs")
+    for name, received in facts["received"].items():
+        sensors.add_row(name, str(received), f"{facts['skew_ms'][name]:.3f}")
+    console.print(sensors)
+    dropped = Table("dropped", "why", title="drops")
+    for reason, count in sorted(facts["dropped"].items()):
+        dropped.add_row(str(count), reason)
+    if not facts["dropped"]:
+        dropped.add_row("0", "nothing")
+    console.print(dropped)
+    latency = Table("stage", "median [ms]", "p95 [ms]", title=f"latency, engine {facts['engine']}")
+    for stage, values in facts["latency_ms"].items():
+        latency.add_row(stage, f"{values['median']:.2f}", f"{values['p95']:.2f}")
+    console.print(latency)

@@ -1,0 +1,53 @@
+"""`mm-perception COMMAND`: one file per command, each with `add_arguments` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from mm_perception import __version__
+from mm_perception.core.errors import MmPerceptionError
+
+COMMANDS = {
+    "demo": "play a bag through the fusion node over DDS and show what comes out",
+    "run": "start the fusion node (as `ros2 run mm_perception fusion_node` does)",
+    "replay": "run a bag through the same pipeline without ROS, with metrics",
+    "export": "write a model as ONNX with its card",
+    "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
+    "bench": "measure codec, synchronizer or engines",
+    "info": "show what is in a bag, and which engines, rigs and models there are",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 when it did what it was asked to, 2 for wrong input (said in one line), 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="mm-perception", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"mm-perception {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # A command's file is imported only when it is asked for: some need ROS, torch or others.
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    module = None
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == chosen:
+            module = importlib.import_module(f"mm_perception.cli.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args(arguments)
+    assert module is not None
+    try:
+        return int(module.run(args))
+    except MmPerceptionError as error:
+        print(f"mm-perception {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

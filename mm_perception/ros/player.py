@@ -1,0 +1,42 @@
+"""Plays a bag's messages, as they were recorded, over DDS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+
+from mm_perception.bags.reader import BagMessage, BagReader
+from mm_perception.pipeline.intake import TF_STATIC_TOPIC
+from mm_perception.ros.messages import message_class
+from mm_perception.ros.qos import output_qos
+
+_DEPTH = 200
+
+
+class BagPublishers:
+    """A reliable publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
+
+    def __init__(self, node: Node, bag: BagReader, topics: Collection[str]) -> None:
+        """Raises ConfigError if an interface package of the bag is not installed."""
+        self._publishers: dict[str, Publisher] = {}
+        for topic, type_name in bag.topics.items():
+            if topic in topics:
+                latched = topic == TF_STATIC_TOPIC or bag.qos_durability_transient(topic)
+                qos = output_qos(latched, _DEPTH)
+                self._publishers[topic] = node.create_publisher(message_class(type_name), topic, qos)
+
+    def unmatched(self) -> list[str]:
+        """Topics that nobody subscribes to yet."""
+        return [topic for topic, pub in self._publishers.items() if pub.get_subscription_count() == 0]
+
+    def publish(self, message: BagMessage) -> None:
+        """Sends the recorded bytes."""
+        self._publishers[message.topic].publish(bytes(message.cdr))
+
+
+def header_stamp_ns(msg: Any) -> int:
+    """The stamp of a message's header [ns]."""
+    return int(msg.header.stamp.sec) * 1_000_000_000 + int(msg.header.stamp.nanosec)

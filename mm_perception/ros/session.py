@@ -1,0 +1,264 @@
+"""A fusion node in its own process, fed with a bag over DDS, and everything that it publishes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rclpy.executors import SingleThreadedExecutor
+
+from mm_perception.bags.reader import BagReader
+from mm_perception.codec.image import decode_pixels
+from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.rig import RigConfig
+from mm_perception.pipeline.intake import Intake
+from mm_perception.ros.messages import message_class
+from mm_perception.ros.player import BagPublishers, header_stamp_ns
+from mm_perception.ros.qos import output_qos
+
+OUTSTANDING = 2
+"""References on their way at a time when paced: one in inference and one in the slot, so that none is superseded."""
+STALL_S = 1.0
+"""A paced player goes on after this long without progress: a set may need messages that come later."""
+
+
+@dataclass(slots=True, eq=False)
+class SessionResult:
+    """What came out of the node.
+
+    Attributes:
+        frames: reference messages that were sent.
+        segmentations: (H, W) uint8 class ids by stamp [ns].
+        overlays: (H, W, 3) RGB by stamp [ns], if they were asked for.
+        classes: names from label_info.
+        status: diagnostic values by status name, of the last /diagnostics.
+        exit_code: of the node's process.
+    """
+
+    frames: int = 0
+    segmentations: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    overlays: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    status: dict[str, dict[str, str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def pipeline(self) -> dict[str, str]:
+        """The pipeline's diagnostic values."""
+        return next((v for name, v in self.status.items() if name.endswith(": pipeline")), {})
+
+    def finished(self) -> int:
+        """References that the node is done with: published or dropped, by its last diagnostics."""
+        done = sum(int(n) for k, n in self.pipeline.items() if k == "published" or k.startswith("dropped."))
+        reference = [v for name, v in self.status.items() if v.get("reference") == "true"]
+        return done + sum(int(n) for v in reference for k, n in v.items() if k.startswith(("dropped.", "rejected.")))
+
+
+class FusionSession:
+    """Starts the node, waits until it is ready, plays, and stops it; leaves no process behind."""
+
+    def __init__(
+        self,
+        rig: RigConfig,
+        parameters: dict[str, str],
+        log_path: Path,
+        on_progress: Callable[[str], None] | None = None,
+        overlays: bool = True,
+        on_overlay: Callable[[int, NDArray[np.uint8]], None] | None = None,
+    ) -> None:
+        """Args:
+        rig: the same as in `parameters`.
+        parameters: of the fusion node.
+        log_path: where the node's output goes.
+        on_overlay: is given each overlay instead of keeping it in the result.
+        """
+        self._rig = rig
+        self._tell = on_progress or (lambda text: None)
+        self._log_path = log_path
+        self._on_overlay = on_overlay
+        self.result = SessionResult()
+        self._overlays = overlays
+        self._outputs: set[int] = set()  # stamps whose last output (the overlay, if there is one) has come
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
+        for name, value in parameters.items():
+            line += ["-p", f"{name}:={value}"]
+        self._log = log_path.open("wb")
+        self._process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("fusion_session", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._subscribe(overlays)
+
+    def __enter__(self) -> FusionSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def node(self) -> Any:
+        return self._node
+
+    def play(self, path: Path, rate: float = 0.0, on_frame: Callable[[int, int], None] | None = None) -> None:
+        """Plays the rig's topics of a bag.
+
+        Args:
+            rate: speed relative to the recording; 0: as fast as the node takes it, so that no frame is lost.
+            on_frame: is told the number of results and of reference frames in the bag.
+
+        Raises:
+            BagError: the bag cannot be read.
+            ConfigError: the bag lacks the reference topic, or the rig expects other message types.
+            EngineError: the node ended or was not ready in time.
+        """
+        with BagReader(path) as bag:
+            topics = self._playable(bag)
+            publishers = BagPublishers(self._node, bag, topics)
+            self.wait_until(lambda: not publishers.unmatched() and bool(self.result.classes), 300.0, "the node")
+            reference = self._rig.sensor(self._rig.reference).input_topic
+            total = bag.count(reference)
+            start_s, first_ns = time.monotonic(), None
+            for message in bag.messages(topics):
+                first_ns = message.log_ns if first_ns is None else first_ns
+                if rate > 0:
+                    self._spin_until(start_s + (message.log_ns - first_ns) * 1e-9 / rate)
+                elif message.topic == reference:
+                    self._wait_for_room()
+                publishers.publish(message)
+                self._executor.spin_once(timeout_sec=0)
+                if message.topic == reference:
+                    self.result.frames += 1
+                    if on_frame is not None:
+                        on_frame(len(self._outputs), total)
+            self._wait_for_rest(lambda: on_frame and on_frame(len(self._outputs), total))
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Spins until the condition holds.
+
+        Raises:
+            EngineError: the node's process ended, or the time is up; the message holds the end of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self._process.poll() is not None:
+                raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise EngineError(f"{what} was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """Interrupts the node as a user would and waits for its end; returns its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.result.exit_code = self._process.returncode
+        if self._context.ok():
+            self._executor.shutdown()
+            self._node.destroy_node()
+            rclpy.try_shutdown(context=self._context)
+        self._log.close()
+        return self._process.returncode
+
+    def log_tail(self, lines: int = 15) -> str:
+        text = self._log_path.read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _playable(self, bag: BagReader) -> set[str]:
+        wanted = {route.topic: route for route in Intake(self._rig).inputs}
+        reference = self._rig.sensor(self._rig.reference).input_topic
+        if reference not in bag.topics:
+            known = ", ".join(sorted(bag.topics)) or "none"
+            raise ConfigError(f"{bag.path} has no topic {reference} of rig {self._rig.name}; topics: {known}")
+        for topic, type_name in bag.topics.items():
+            if topic in wanted and wanted[topic].type_name != type_name:
+                raise ConfigError(
+                    f"{bag.path}: {topic} has {type_name}, rig {self._rig.name} wants {wanted[topic].type_name}"
+                )
+        return {topic for topic in bag.topics if topic in wanted}
+
+    def _subscribe(self, overlays: bool) -> None:
+        image = message_class("sensor_msgs/msg/Image")
+        base = "/fusion_node/output"
+        create = self._node.create_subscription
+        create(image, f"{base}/segmentation", self._take_segmentation, output_qos(depth=50))
+        if overlays:
+            create(image, f"{base}/segmentation_overlay", self._take_overlay, output_qos(depth=50))
+        label_info = message_class("vision_msgs/msg/LabelInfo")
+        create(label_info, f"{base}/label_info", self._take_label_info, output_qos(latched=True))
+        diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
+        create(diagnostics, "/diagnostics", self._take_diagnostics, output_qos(depth=50))
+
+    def _take_segmentation(self, msg: Any) -> None:
+        stamp_ns = header_stamp_ns(msg)
+        if not self._overlays:
+            self._outputs.add(stamp_ns)
+        self.result.segmentations[stamp_ns] = np.array(decode_pixels(msg)[0], np.uint8)
+
+    def _take_overlay(self, msg: Any) -> None:
+        picture = np.array(decode_pixels(msg)[0], np.uint8)
+        self._outputs.add(header_stamp_ns(msg))
+        if self._on_overlay is not None:
+            self._on_overlay(header_stamp_ns(msg), picture)
+        else:
+            self.result.overlays[header_stamp_ns(msg)] = picture
+
+    def _take_label_info(self, msg: Any) -> None:
+        self.result.classes = [entry.class_name for entry in msg.class_map]
+
+    def _take_diagnostics(self, msg: Any) -> None:
+        for status in msg.status:
+            self.result.status[status.name] = {item.key: item.value for item in status.values} | {
+                "message": status.message
+            }
+
+    def _progress(self) -> int:
+        return max(len(self._outputs), self.result.finished())
+
+    def _wait_for_room(self) -> None:
+        stalled_since, before = time.monotonic(), self._progress()
+        while self.result.frames - self._progress() >= OUTSTANDING and self._process.poll() is None:
+            self._executor.spin_once(timeout_sec=0.02)
+            if self._progress() != before:
+                stalled_since, before = time.monotonic(), self._progress()
+            if time.monotonic() - stalled_since > STALL_S:
+                return
+
+    def _wait_for_rest(self, on_change: Callable[[], Any], quiet_s: float = 8.0) -> None:
+        """Until every frame is accounted for, or nothing came for a while."""
+        last_change, before = time.monotonic(), self._progress()
+        while self._progress() < self.result.frames and time.monotonic() - last_change < quiet_s:
+            self._executor.spin_once(timeout_sec=0.05)
+            if self._process.poll() is not None:
+                raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
+            if self._progress() != before:
+                last_change, before = time.monotonic(), self._progress()
+                on_change()
+        # The counts that belong to the last result arrive with the next diagnostics.
+        published = len(self._outputs)
+        deadline = time.monotonic() + 3.0
+        while int(self.result.pipeline.get("published", 0)) < published and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def _spin_until(self, moment_s: float) -> None:
+        while (left := moment_s - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
