@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import Intake
@@ -17,8 +17,12 @@ Status = tuple[str, int, str, Mapping[str, str]]
 class SensorWatch:
     """Arrivals and skews per sensor."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, count_publishers: Callable[[str], int]) -> None:
+        """Args:
+        count_publishers: how many publishers a sensor's subscription is connected with.
+        """
         self._intake = intake
+        self._count_publishers = count_publishers
         self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=50))
         self._skew_ns: dict[str, int] = {}
 
@@ -41,6 +45,7 @@ class SensorWatch:
         values = {
             "topic": topic,
             "reference": str(name == self._intake.rig.reference).lower(),
+            "publishers": str(self._count_publishers(name)),
             "received": str(stats.received[name]),
             "matched": str(stats.sets if name == self._intake.rig.reference else stats.matched[name]),
             "rate_hz": f"{_rate_hz(arrivals):.2f}",
@@ -51,7 +56,8 @@ class SensorWatch:
         values |= {f"dropped.{reason}": str(n) for reason, n in sorted(dropped.items())}
         values |= {f"rejected.{kind}": str(n) for kind, n in sorted(rejected.items())}
         if not arrivals:
-            return title, STALE, f"no message on {topic} yet", values
+            why = "no message yet" if values["publishers"] != "0" else "nobody publishes"
+            return title, STALE, f"{why} on {topic}", values
         silent_s = time.monotonic() - arrivals[-1]
         if silent_s > stale_after_s:
             return title, STALE, f"no message for {silent_s:.1f} s", values

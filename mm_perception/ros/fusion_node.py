@@ -11,6 +11,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 
 from mm_perception.codec.encode import encode_diagnostics, encode_image, encode_label_info
 from mm_perception.core.errors import MmPerceptionError
@@ -53,7 +54,10 @@ class FusionNode(Node):
         filters = self.settings.sync_policy == "message_filters"
         synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
         self.intake = Intake(rig, self._on_problem, synchronizer)
-        self._watch = SensorWatch(self.intake)
+        self._subscriptions_by_sensor: dict[str, Subscription] = {}
+        self._watch = SensorWatch(
+            self.intake, lambda sensor: self._subscriptions_by_sensor[sensor].get_publisher_count()
+        )
         self._create_outputs()
         self._worker = InferenceWorker(self.perception, self._publish, self._on_problem)
         for topic in self.intake.inputs:
@@ -80,13 +84,15 @@ class FusionNode(Node):
                 self._watch.arrived(topic.sensor)
             self._submit(self.intake.receive(topic.topic, msg, time.monotonic_ns()))
 
-        self.create_subscription(
+        subscription = self.create_subscription(
             message_class(topic.type_name),
             topic.topic,
             receive,
             input_qos(topic, self.perception.rig),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        if topic.role == "sensor":
+            self._subscriptions_by_sensor[topic.sensor] = subscription
 
     def _poll(self) -> None:
         self._submit(self.intake.poll(time.monotonic_ns()))
@@ -117,6 +123,8 @@ class FusionNode(Node):
         for (where, kind), n in self.intake.rejected.items():
             if where == "bundle":
                 counts[f"dropped.{kind}"] = counts.get(f"dropped.{kind}", 0) + n
+        counts["segmentation.subscribers"] = self._segmentation.get_subscription_count()
+        counts["overlay.subscribers"] = self._overlay.get_subscription_count()
         statuses = [
             pipeline_status(f"{name}: pipeline", self.perception, counts, latency),
             *self._watch.statuses(name, now_ns, self.settings.stale_after_s),
@@ -159,6 +167,10 @@ def main(args: list[str] | None = None) -> int:
     except MmPerceptionError as error:
         rclpy.logging.get_logger("fusion_node").fatal(f"cannot start: {error}")
         return 2
+    except Exception:
+        # A signal can end the context in the middle of any call into rcl, which then fails.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.shut_down()

@@ -27,8 +27,6 @@ from mm_perception.ros.messages import message_class
 from mm_perception.ros.player import BagPublishers, header_stamp_ns
 from mm_perception.ros.qos import output_qos
 
-OUTSTANDING = 2
-"""References on their way at a time when paced: one in inference and one in the slot, so that none is superseded."""
 STALL_S = 1.0
 """A paced player goes on after this long without progress: a set may need messages that come later."""
 
@@ -58,10 +56,10 @@ class SessionResult:
         """The pipeline's diagnostic values."""
         return next((v for name, v in self.status.items() if name.endswith(": pipeline")), {})
 
-    def finished(self) -> int:
-        """References that the node is done with: published or dropped, by its last diagnostics."""
-        done = sum(int(n) for k, n in self.pipeline.items() if k == "published" or k.startswith("dropped."))
-        reference = [v for name, v in self.status.items() if v.get("reference") == "true"]
+    def lost(self) -> int:
+        """Reference messages that the node received and dropped, by its last diagnostics."""
+        done = sum(int(n) for k, n in self.pipeline.items() if k.startswith("dropped."))
+        reference = [v for v in self.status.values() if v.get("reference") == "true"]
         return done + sum(int(n) for v in reference for k, n in v.items() if k.startswith(("dropped.", "rejected.")))
 
 
@@ -75,12 +73,14 @@ class FusionSession:
         log_path: Path,
         on_progress: Callable[[str], None] | None = None,
         overlays: bool = True,
+        lossless: bool = True,
         on_overlay: Callable[[int, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         """Args:
         rig: the same as in `parameters`.
         parameters: of the fusion node.
         log_path: where the node's output goes.
+        lossless: subscribe reliably and with deep queues, so that a burst loses nothing; False: as the rig says.
         on_overlay: is given each overlay instead of keeping it in the result.
         """
         self._rig = rig
@@ -89,10 +89,10 @@ class FusionSession:
         self._on_overlay = on_overlay
         self.result = SessionResult()
         self._overlays = overlays
-        self._outputs: set[int] = set()  # stamps whose last output (the overlay, if there is one) has come
+        self._arrived = 0  # frames whose last output (the overlay, if there is one) has come
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
-        for name, value in parameters.items():
+        for name, value in (parameters | (_lossless_qos(rig) if lossless else {})).items():
             line += ["-p", f"{name}:={value}"]
         self._log = log_path.open("wb")
         self._process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
@@ -130,7 +130,8 @@ class FusionSession:
         with BagReader(path) as bag:
             topics = self._playable(bag)
             publishers = BagPublishers(self._node, bag, topics)
-            self.wait_until(lambda: not publishers.unmatched() and bool(self.result.classes), 300.0, "the node")
+            sensors = {s.input_topic for s in self._rig.sensors} & topics
+            self.wait_until(lambda: not publishers.unmatched() and self._is_connected(sensors), 300.0, "the node")
             reference = self._rig.sensor(self._rig.reference).input_topic
             total = bag.count(reference)
             start_s, first_ns = time.monotonic(), None
@@ -145,8 +146,8 @@ class FusionSession:
                 if message.topic == reference:
                     self.result.frames += 1
                     if on_frame is not None:
-                        on_frame(len(self._outputs), total)
-            self._wait_for_rest(lambda: on_frame and on_frame(len(self._outputs), total))
+                        on_frame(self._arrived, total)
+            self._wait_for_rest(lambda: on_frame and on_frame(self._arrived, total))
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Spins until the condition holds.
@@ -211,12 +212,12 @@ class FusionSession:
     def _take_segmentation(self, msg: Any) -> None:
         stamp_ns = header_stamp_ns(msg)
         if not self._overlays:
-            self._outputs.add(stamp_ns)
+            self._arrived += 1
         self.result.segmentations[stamp_ns] = np.array(decode_pixels(msg)[0], np.uint8)
 
     def _take_overlay(self, msg: Any) -> None:
         picture = np.array(decode_pixels(msg)[0], np.uint8)
-        self._outputs.add(header_stamp_ns(msg))
+        self._arrived += 1
         if self._on_overlay is not None:
             self._on_overlay(header_stamp_ns(msg), picture)
         else:
@@ -231,12 +232,23 @@ class FusionSession:
                 "message": status.message
             }
 
+    def _is_connected(self, topics: set[str]) -> bool:
+        """Whether the node itself sees the publishers of these topics and the subscribers to its outputs.
+
+        A connection is made on each side for itself; what is sent before both have it is lost.
+        """
+        seen = {v["topic"] for v in self.result.status.values() if v.get("publishers", "0") != "0"}
+        outputs = ["segmentation", *(["overlay"] if self._overlays else [])]
+        heard = all(self.result.pipeline.get(f"{name}.subscribers", "0") != "0" for name in outputs)
+        return topics <= seen and heard and bool(self.result.classes)
+
     def _progress(self) -> int:
-        return max(len(self._outputs), self.result.finished())
+        return self._arrived + self.result.lost()
 
     def _wait_for_room(self) -> None:
+        """Until the frames that were sent are done, so that the node's slot is free for the next one."""
         stalled_since, before = time.monotonic(), self._progress()
-        while self.result.frames - self._progress() >= OUTSTANDING and self._process.poll() is None:
+        while self._progress() < self.result.frames and self._process.poll() is None:
             self._executor.spin_once(timeout_sec=0.02)
             if self._progress() != before:
                 stalled_since, before = time.monotonic(), self._progress()
@@ -254,7 +266,7 @@ class FusionSession:
                 last_change, before = time.monotonic(), self._progress()
                 on_change()
         # The counts that belong to the last result arrive with the next diagnostics.
-        published = len(self._outputs)
+        published = self._arrived
         deadline = time.monotonic() + 3.0
         while int(self.result.pipeline.get("published", 0)) < published and time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=0.05)
@@ -262,3 +274,13 @@ class FusionSession:
     def _spin_until(self, moment_s: float) -> None:
         while (left := moment_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+
+
+def _lossless_qos(rig: RigConfig) -> dict[str, str]:
+    """QoS overrides of the sensors' subscriptions."""
+    policies = {"reliability": "reliable", "depth": "100"}
+    return {
+        f"qos_overrides.{sensor.input_topic}.subscription.{policy}": value
+        for sensor in rig.sensors
+        for policy, value in policies.items()
+    }

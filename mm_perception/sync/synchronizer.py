@@ -183,7 +183,7 @@ class Synchronizer(Generic[Item]):
         *,
         reference_min_period_ns: int | None = None,
         max_pending: int = 30,
-        jump_ns: int = 1_000_000_000,
+        jump_ns: int = 300_000_000,
     ) -> None:
         """Args:
         reference: name of the reference stream; it is not among `streams`.

@@ -1,0 +1,230 @@
+"""The node as a process of its own, over real DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+
+from mm_perception.bags.reader import BagReader
+from mm_perception.codec.encode import encode_camera_info, encode_compressed, encode_image
+from mm_perception.core.settings import FusionSettings
+from mm_perception.pipeline.perception import build_perception
+from mm_perception.replay.replay import replay_bag
+from mm_perception.ros.messages import RclpyMessages, message_class
+from mm_perception.ros.qos import output_qos
+from mm_perception.sim.demo_bag import CAMERA, FRAME_NS, START_NS
+
+pytestmark = pytest.mark.ros
+STAMPS = [START_NS + i * FRAME_NS for i in range(6)]
+FACTORY = RclpyMessages()
+
+
+def offline(bag: Path, card: Path, **settings: Any) -> dict[int, np.ndarray]:
+    perception = build_perception(FusionSettings(model=str(card), engine="onnxruntime", max_wait_ms=5000.0, **settings))
+    results = {}
+    replay_bag(bag, perception, on_result=lambda _, r: results.update({r.segmentation.stamp_ns: r.segmentation}))
+    return results
+
+
+def test_live_and_offline_results_are_equal_pixel_by_pixel(start_session, demo_bag, small_card):
+    session = start_session()
+    raw: list[Any] = []
+    image = message_class("sensor_msgs/msg/Image")
+    session.node.create_subscription(image, "/fusion_node/output/segmentation", raw.append, output_qos(depth=50))
+    session.play(demo_bag)
+    session.wait_until(lambda: len(raw) == len(STAMPS), 20, "the last output")
+    expected = offline(demo_bag, small_card)
+    result = session.result
+    assert sorted(result.segmentations) == sorted(expected) == STAMPS
+    for stamp_ns, segmentation in expected.items():
+        np.testing.assert_array_equal(result.segmentations[stamp_ns], segmentation.class_ids)
+    assert any(len(np.unique(ids)) > 1 for ids in result.segmentations.values())
+    assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in raw} == {
+        ("mono8", CAMERA.width, CAMERA.height, CAMERA.frame_id)
+    }
+    assert sorted(result.overlays) == STAMPS
+    assert result.overlays[STAMPS[0]].shape == (CAMERA.height, CAMERA.width, 3)
+    assert result.classes == ["a", "b", "c", "d", "e", "unlabeled"]
+    assert int(result.pipeline["published"]) == len(STAMPS)
+    assert session.stop() == 0
+
+
+def test_bag_that_loops_is_segmented_again(start_session, demo_bag):
+    session = start_session(overlays=False)
+    session.play(demo_bag)
+    assert int(session.result.pipeline["published"]) == len(STAMPS)
+    session.play(demo_bag)
+    session.wait_until(lambda: int(session.result.pipeline["published"]) >= 2 * len(STAMPS) - 1, 20, "the second round")
+
+
+def test_sigterm_ends_the_node_cleanly(start_session):
+    session = start_session()
+    session.wait_until(lambda: bool(session.result.classes), 120, "the node")
+    session._process.send_signal(signal.SIGTERM)
+    assert session._process.wait(30) == 0, session.log_tail(100)
+    assert "Traceback" not in session.log_tail(100)
+
+
+def test_unusable_messages_are_counted_and_the_node_goes_on(start_session, demo_bag):
+    session = start_session()
+    pub_image = session.node.create_publisher(
+        message_class("sensor_msgs/msg/CompressedImage"), "/demo/rgb/image_raw/compressed", output_qos()
+    )
+    pub_thermal = session.node.create_publisher(
+        message_class("sensor_msgs/msg/Image"), "/demo/thermal/image_raw", output_qos()
+    )
+    matched = [pub_image.get_subscription_count, pub_thermal.get_subscription_count]
+    session.wait_until(lambda: all(count() for count in matched), 120, "the node")
+    picture = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    truncated = encode_compressed(FACTORY, picture, "jpeg", STAMPS[0], CAMERA.frame_id)
+    truncated.data = truncated.data[: len(truncated.data) // 2]
+    colour = encode_image(FACTORY, picture, "rgb8", STAMPS[0], CAMERA.frame_id)
+    pub_image.publish(truncated)
+    pub_thermal.publish(colour)
+
+    def rejected() -> set[str]:
+        return {name for name, v in session.result.status.items() if v.get("rejected.DataError")}
+
+    expected = {"fusion_node: sensor rgb", "fusion_node: sensor thermal"}
+    session.wait_until(lambda: rejected() == expected, 20, "the counts")
+    assert "jpeg truncated" in session.log_tail(100)
+    session.play(demo_bag)
+    assert sorted(session.result.segmentations) == STAMPS
+    assert session.stop() == 0
+
+
+def test_missing_x_measurement_is_a_counted_drop(start_session):
+    session = start_session(overlays=False, max_wait_ms="50.0")
+    pub = session.node.create_publisher(
+        message_class("sensor_msgs/msg/CompressedImage"), "/demo/rgb/image_raw/compressed", output_qos()
+    )
+    session.wait_until(lambda: pub.get_subscription_count() > 0, 120, "the node")
+    picture = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    pub.publish(encode_compressed(FACTORY, picture, "jpeg", STAMPS[0], CAMERA.frame_id))
+    session.wait_until(lambda: session.result.pipeline.get("dropped.DataError") == "1", 20, "the count")
+    assert session.result.segmentations == {}
+    assert "thermal" in session.log_tail(100)
+
+
+def test_all_configuration_problems_are_named_at_once(small_card):
+    parameters = {"overlay_alpha": "2.0", "threads": "many", "engine": "abacus", "no_such_key": "1"}
+    line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args", "-p", f"model:={small_card}"]
+    for name, value in parameters.items():
+        line += ["-p", f"{name}:={value}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ.copy())
+    assert done.returncode == 2
+    for name in parameters:
+        assert name in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "expected"),
+    [
+        ("rig", "no_such_rig", "known: "),
+        ("model", "/no/such/card.yaml", "/no/such/card.yaml"),
+        ("x_sensor", "lidar", "thermal"),
+        ("sync_policy", "message_filters", "message_filters"),
+    ],
+)
+def test_unusable_choice_ends_with_a_clear_error(small_card, parameter, value, expected):
+    if parameter == "sync_policy":
+        try:
+            import message_filters  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("message_filters is installed")
+    line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args", "-p", f"model:={small_card}"]
+    line += ["-p", "engine:=onnxruntime", "-p", f"{parameter}:={value}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ.copy())
+    assert done.returncode == 2
+    assert expected in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_every_parameter_is_described(start_session):
+    session = start_session()
+    session.wait_until(lambda: bool(session.result.classes), 120, "the node")
+
+    def call(kind: Any, service: str, request: Any) -> Any:
+        client = session.node.create_client(kind, f"/fusion_node/{service}")
+        session.wait_until(client.service_is_ready, 20, service)
+        future = client.call_async(request)
+        session.wait_until(future.done, 20, service)
+        return future.result()
+
+    names = [
+        name
+        for name in call(ListParameters, "list_parameters", ListParameters.Request()).result.names
+        if name in FusionSettings.__dataclass_fields__
+    ]
+    assert set(names) == set(FusionSettings.__dataclass_fields__)
+    described = call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names)).descriptors
+    assert all(d.description for d in described)
+    assert {d.name for d in described if not d.read_only} == {"overlay_alpha"}
+    from rclpy.parameter import Parameter
+
+    for value, accepted in ((0.25, True), (7.0, False)):
+        request = SetParameters.Request(parameters=[Parameter("overlay_alpha", value=value).to_parameter_msg()])
+        (outcome,) = call(SetParameters, "set_parameters", request).results
+        assert outcome.successful is accepted
+    got = call(GetParameters, "get_parameters", GetParameters.Request(names=["overlay_alpha"])).values
+    assert got[0].double_value == pytest.approx(0.25)
+
+
+def test_overlay_is_made_only_for_listeners(monkeypatch, small_card, demo_bag):
+    import rclpy
+    from rclpy.parameter import Parameter
+
+    from mm_perception.ros import fusion_node
+
+    drawn: list[int] = []
+    monkeypatch.setattr(fusion_node, "draw_overlay", lambda image, *_: drawn.append(1) or image)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = fusion_node.FusionNode(
+        context=context,
+        parameter_overrides=[
+            Parameter("model", value=str(small_card)),
+            Parameter("engine", value="onnxruntime"),
+            Parameter("max_wait_ms", value=5000.0),
+        ],
+    )
+    try:
+        with BagReader(demo_bag) as bag:
+            for message in bag.messages({route.topic for route in node.intake.inputs}):
+                found = node.intake.receive(message.topic, bag.decode(message), message.log_ns)
+                node._submit(found)
+                deadline = time.monotonic() + 30
+                while node._worker.snapshot()[0].get("published", 0) < 1 and found:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                if found:
+                    break
+        assert node._worker.snapshot()[0]["published"] == 1
+        assert drawn == []
+    finally:
+        node.shut_down()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+def test_messages_of_both_kinds_are_encoded_alike():
+    from rclpy.serialization import serialize_message
+
+    from mm_perception.bags.typestore import BagMessages, typestore
+
+    bag_message = encode_camera_info(BagMessages(), CAMERA, STAMPS[0])
+    from_bag = bytes(typestore().serialize_cdr(bag_message, bag_message.__msgtype__))
+    from_ros = serialize_message(encode_camera_info(FACTORY, CAMERA, STAMPS[0]))
+    assert from_bag == from_ros
