@@ -30,8 +30,8 @@ _IMAGENET_HEAD = ("head.weight", "head.bias")
 def read_state_dict(path: Path | str) -> StateDict:
     """The tensors of a `.pth`, `.pt` or `.safetensors` file.
 
-    They stand bare or under `model`, `state_dict` or `module`. A leading `module.` is removed from the keys. Pickled objects other than tensors and plain containers are
-    refused, never executed.
+    They stand bare or under `model`, `state_dict` or `module`. A leading `module.` is removed from the keys.
+    Pickled objects other than tensors and plain containers are refused, never executed.
 
     Raises:
         ModelError: the file is missing, damaged, holds other objects or no tensors.
@@ -71,9 +71,7 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ModelError(
-            f"weights file {path}: needs the package safetensors (pip install safetensors)"
-        ) from error
+        raise ModelError(f"weights file {path}: needs the package safetensors (pip install safetensors)") from error
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -104,9 +102,7 @@ def infer_variant(state: Mapping[str, Tensor], where: str) -> str:
         if variant.dims == tuple(dims) and variant.depths == tuple(depths):
             return name
     known = "; ".join(f"{name} {v.dims} {v.depths}" for name, v in MIT_VARIANTS.items())
-    raise ModelError(
-        f"{where}: no MiT variant has widths {tuple(dims)} and depths {tuple(depths)} (known: {known})"
-    )
+    raise ModelError(f"{where}: no MiT variant has widths {tuple(dims)} and depths {tuple(depths)} (known: {known})")
 
 
 def _not_a_checkpoint(state: Mapping[str, Tensor], missing: str, where: str) -> str:
@@ -134,9 +130,7 @@ def load_checkpoint(
     where = f"weights file {path}"
     if _is_imagenet(state):
         if num_classes is None:
-            raise ModelError(
-                f"{where}: holds encoder weights only; give num_classes to build a network around them"
-            )
+            raise ModelError(f"{where}: holds encoder weights only; give num_classes to build a network around them")
         model = build_cmx(infer_variant(state, where), num_classes, decoder_dim or 512)
         initialise(model, seed)
         _copy_backbone(model, state, where)

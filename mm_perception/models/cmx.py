@@ -4,14 +4,15 @@ J. Zhang et al., "CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with T
 arXiv:2203.04838. Module and parameter names are those of the published checkpoints.
 
 Two MiT branches without shared weights; after each stage the Cross-Modal Feature Rectification Module
-(CM-FRM) corrects each feature with the other, the Feature Fusion Module (FFM) merges them for the decoder, and
-the rectified, unfused pair feeds the next stage.
+(CM-FRM) corrects each feature with the other, the Feature Fusion Module (FFM) merges them for the decoder,
+and the rectified, unfused pair feeds the next stage.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -44,9 +45,7 @@ class ChannelWeights(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(4 * dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, 2 * dim), nn.Sigmoid()
-        )
+        self.mlp = nn.Sequential(nn.Linear(4 * dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, 2 * dim), nn.Sigmoid())
 
     def forward(self, rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Two maps (B, C, H, W) -> weights from RGB and from X, each (B, C, 1, 1) in (0, 1)."""
@@ -228,9 +227,7 @@ class MlpDecoder(nn.Module):
     twenty-fifth of the multiplications (0.8 instead of 20.8 billion).
     """
 
-    def __init__(
-        self, in_channels: tuple[int, ...], dim: int, num_classes: int, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, in_channels: tuple[int, ...], dim: int, num_classes: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.dim = dim
         for level in reversed(STAGES):
@@ -243,14 +240,18 @@ class MlpDecoder(nn.Module):
         """Maps of the stages 1..4 -> logits (B, classes, H, W) at the size of stage 1."""
         weights, bias = self.level_weights()
         mixed = _mix_levels(levels, weights, bias)
-        norm, relu = self.linear_fuse[1], self.linear_fuse[2]
-        return self.linear_pred(self.dropout(relu(norm(mixed))))
+        return self.linear_pred(self.dropout(torch.relu(self.norm(mixed))))
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The batch normalisation after the fusion."""
+        return cast(nn.BatchNorm2d, self.linear_fuse[1])
 
     def level_weights(self) -> tuple[list[Tensor], Tensor]:
         """Per stage 1..4 the product of fusion and embedding, (E, C_s, 1, 1); and their common bias (E,)."""
-        fuse = self.linear_fuse[0]
+        fuse = cast(nn.Conv2d, self.linear_fuse[0])
         slices = fuse.weight.flatten(1).split(self.dim, dim=1)  # in the published order: stage 4 first
-        weights, bias = [], fuse.bias
+        weights, bias = [], cast(Tensor, fuse.bias)
         for stage, part in zip(STAGES, reversed(slices), strict=True):
             embed = getattr(self, f"linear_c{stage}").proj
             weights.append((part @ embed.weight)[:, :, None, None])
@@ -274,9 +275,10 @@ class FoldedMlpDecoder(nn.Module):
         super().__init__()
         with torch.no_grad():
             weights, bias = MlpDecoder.level_weights(copy.deepcopy(decoder).double())
-            norm = decoder.linear_fuse[1]
-            scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + DECODER_NORM_EPS)
-            bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+            norm = decoder.norm
+            mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+            scale = norm.weight.double() / torch.sqrt(variance.double() + DECODER_NORM_EPS)
+            bias = (bias - mean.double()) * scale + norm.bias.double()
             for stage, weight in zip(STAGES, weights, strict=True):
                 folded = (weight * scale[:, None, None, None]).to(norm.weight.dtype)
                 self.register_buffer(f"weight{stage}", folded)
@@ -286,7 +288,7 @@ class FoldedMlpDecoder(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         """As `MlpDecoder.forward` in evaluation mode."""
         weights = [getattr(self, f"weight{stage}") for stage in STAGES]
-        return self.linear_pred(torch.relu(_mix_levels(levels, weights, self.bias)))
+        return self.linear_pred(torch.relu(_mix_levels(levels, weights, cast(Tensor, self.bias))))
 
 
 class Cmx(nn.Module):
@@ -339,9 +341,7 @@ def build_cmx(variant: str = "b0", num_classes: int = 9, decoder_dim: int = 512)
         ModelError: an unknown variant or a size below 1.
     """
     if num_classes < 1 or decoder_dim < 1:
-        raise ModelError(
-            f"CMX: expected num_classes and decoder_dim >= 1, got {num_classes} and {decoder_dim}"
-        )
+        raise ModelError(f"CMX: expected num_classes and decoder_dim >= 1, got {num_classes} and {decoder_dim}")
     return Cmx(variant, num_classes, decoder_dim)
 
 

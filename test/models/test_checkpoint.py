@@ -83,9 +83,7 @@ def _drop(state: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
         (lambda s: [1, 2], r"expected a mapping of tensors, got list"),
     ],
 )
-def test_a_wrong_checkpoint_names_the_first_misfits(
-    tmp_path: Path, state: dict[str, torch.Tensor], spoil, message
-):
+def test_a_wrong_checkpoint_names_the_first_misfits(tmp_path: Path, state: dict[str, torch.Tensor], spoil, message):
     torch.save(spoil(state), tmp_path / "wrong.pth")
     with pytest.raises(ModelError, match=message) as caught:
         load_checkpoint(tmp_path / "wrong.pth")
@@ -152,9 +150,7 @@ def test_imagenet_weights_need_the_number_of_classes(tmp_path: Path, imagenet: d
         load_checkpoint(tmp_path / "mit_b0.pth")
 
 
-def test_imagenet_weights_of_another_variant_leave_the_model_alone(
-    tmp_path: Path, imagenet: dict[str, torch.Tensor]
-):
+def test_imagenet_weights_of_another_variant_leave_the_model_alone(tmp_path: Path, imagenet: dict[str, torch.Tensor]):
     torch.save(imagenet, tmp_path / "mit_b0.pth")
     with torch.device("meta"):
         wide = cmx.build_cmx("b1", 2, 8)

@@ -127,9 +127,7 @@ def test_rectification_equals_its_definition():
     for reduce in (torch.mean, torch.amax):
         pooled += [reduce(source[0, k].flatten(), 0) for source in (a, b) for k in range(c)]
     first, _, second, _ = module.channel_weights.mlp
-    channel = torch.sigmoid(
-        second.weight @ torch.relu(first.weight @ torch.stack(pooled) + first.bias) + second.bias
-    )
+    channel = torch.sigmoid(second.weight @ torch.relu(first.weight @ torch.stack(pooled) + first.bias) + second.bias)
     first, _, second, _ = module.spatial_weights.mlp
     for i in range(h):
         for j in range(w):
@@ -160,9 +158,7 @@ def test_fusion_equals_its_definition():
         got = module(a, b)
         cross = module.cross
         tokens = [t[0].reshape(c, h * w).T for t in (a, b)]
-        split = [
-            F.relu(p(t)) for p, t in zip((cross.channel_proj1, cross.channel_proj2), tokens, strict=True)
-        ]
+        split = [F.relu(p(t)) for p, t in zip((cross.channel_proj1, cross.channel_proj2), tokens, strict=True)]
         interactive = [s[:, c:] for s in split]
         d = c // heads
         contexts = []
@@ -189,9 +185,7 @@ def test_fusion_equals_its_definition():
 
 
 def _batch_norm(norm: torch.nn.BatchNorm2d, features: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    mean, var, weight, bias = (
-        t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
+    mean, var, weight, bias = (t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
     return (features - mean) / torch.sqrt(var + eps) * weight + bias
 
 

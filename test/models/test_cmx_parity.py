@@ -31,9 +31,7 @@ def case(request: pytest.FixtureRequest, shared_dir: Path):
     if not folder.is_dir():
         pytest.skip(f"no CMX reference data in {folder}")
     recipe = _recipe(folder)
-    shapes = {
-        k: v[0] for k, v in json.loads((folder / f"mit_{request.param}_shapes.json").read_text()).items()
-    }
+    shapes = {k: v[0] for k, v in json.loads((folder / f"mit_{request.param}_shapes.json").read_text()).items()}
     model = cmx.build_cmx(request.param, 9, 512)
     weights = {key: torch.from_numpy(np.asarray(value)) for key, value in recipe.state(SEED, shapes).items()}
     model.load_state_dict(weights)
@@ -61,9 +59,7 @@ def test_logits_equal_the_published_ones(case):
         want = published["logits_" + "x".join(map(str, size))]
         with torch.inference_mode():
             np.testing.assert_allclose(model(rgb, x).numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size}")
-            np.testing.assert_allclose(
-                folded(rgb, x).numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size}"
-            )
+            np.testing.assert_allclose(folded(rgb, x).numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size}")
 
 
 def test_fused_stage_maps_equal_the_published_ones(case):
@@ -76,6 +72,4 @@ def test_fused_stage_maps_equal_the_published_ones(case):
             maps = model.backbone(rgb, x)
         for stage, got in enumerate(maps, start=1):
             want = published[f"stage{stage}_" + "x".join(map(str, size))]
-            np.testing.assert_allclose(
-                got.numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size} stage {stage}"
-            )
+            np.testing.assert_allclose(got.numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size} stage {stage}")

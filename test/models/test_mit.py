@@ -46,10 +46,7 @@ def test_attention_equals_a_loop_over_queries(heads: int, reduction: int):
     q = attention.q(tokens)[0].reshape(-1, heads, dim // heads)
     rows = []
     for query in q:
-        parts = [
-            torch.softmax(kv[:, 0, h] @ query[h] / (dim // heads) ** 0.5, 0) @ kv[:, 1, h]
-            for h in range(heads)
-        ]
+        parts = [torch.softmax(kv[:, 0, h] @ query[h] / (dim // heads) ** 0.5, 0) @ kv[:, 1, h] for h in range(heads)]
         rows.append(torch.cat(parts))
     expected = attention.proj(torch.stack(rows))
     torch.testing.assert_close(attention(tokens, height, width)[0], expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,64 @@
+"""`mm-perception export`: a model card's network as an ONNX file with its own card."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.engines.card import ModelCard, find_card
+from mm_perception.engines.load import EXPORT_TOOLS, installed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("--model", required=True, metavar="CARD", help="name of a shipped model card, or a card file")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=".pth or .safetensors instead of the card's")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="an .onnx file, or a folder")
+    parser.add_argument("--height", type=int, metavar="PX", help="input height instead of the card's")
+    parser.add_argument("--width", type=int, metavar="PX", help="input width instead of the card's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, compares with torch and prints what was written.
+
+    Raises:
+        ModelError: card or weights are missing or do not fit, or the outputs differ from torch's.
+        EngineError: torch, onnx or onnxscript is missing.
+    """
+    missing = [tool for tool in EXPORT_TOOLS if not installed(tool)]
+    if missing:
+        raise EngineError(f"the export needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    from mm_perception.engines.export import export_onnx
+    from mm_perception.engines.stamp import weights_identity
+    from mm_perception.engines.torch_engine import load_network
+
+    card = _adjusted(find_card(args.model), args)
+    weights_identity(card)
+    out = args.out if args.out.suffix == ".onnx" else args.out / f"{card.name}.onnx"
+    print(f"exporting {card.name}, {card.input_height}x{card.input_width} px …", flush=True)
+    report = export_onnx(load_network(card), card, out)
+    print(f"  {report.path}  {report.path.stat().st_size / 1e6:.1f} MB, {report.export_s:.1f} s")
+    print(f"  {report.card_path}")
+    if report.max_abs_diff is None:
+        print("  outputs were NOT compared with torch: neither onnxruntime nor openvino is installed")
+    else:
+        print(f"  {report.verified_with} equals torch to {report.max_abs_diff:.2g} (largest difference)")
+    if not card.trained:
+        print("  the weights are untrained: labels mean nothing")
+    return 0
+
+
+def _adjusted(card: ModelCard, args: argparse.Namespace) -> ModelCard:
+    changes: dict[str, object] = {}
+    if args.weights is not None:
+        changes |= {"weights": str(args.weights.resolve()), "weights_sha256": None, "trained": True}
+    if args.height is not None:
+        changes["input_height"] = args.height
+    if args.width is not None:
+        changes["input_width"] = args.width
+    try:
+        return replace(card, **changes)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ModelError(f"model {card.name}: {error}") from error

@@ -1,0 +1,38 @@
+"""`mm-perception info [BAG]`: what is in a bag, or what this installation has."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mm_perception.bags.reader import BagReader
+from mm_perception.core.resources import config_dir
+from mm_perception.engines.load import ENGINE_NAMES, installed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("bag", nargs="?", type=Path, help="an .mcap or .db3 file, or a rosbag2 folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table."""
+    console = Console()
+    if args.bag is None:
+        for kind in ("rigs", "models"):
+            names = ", ".join(sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")))
+            console.print(f"{kind}: {names}", highlight=False)
+        console.print("engines: " + (", ".join(n for n in ENGINE_NAMES if installed(n)) or "none"))
+        console.print(f"ROS 2: {'yes' if importlib.util.find_spec('rclpy') else 'no'}")
+        return 0
+    with BagReader(args.bag) as bag:
+        console.print(f"{args.bag}: {bag.message_count} messages in {bag.duration_s:.3f} s")
+        table = Table("topic", "type", "messages")
+        for topic, type_name in sorted(bag.topics.items()):
+            table.add_row(topic, type_name, str(bag.count(topic)))
+        console.print(table)
+    return 0

@@ -1,0 +1,189 @@
+"""The model card: everything about a weights file that its shapes do not tell.
+
+One YAML file beside (or instead of) the weights. Classes, input encoding, normalisation and channel order are
+properties of the weights: no other part of the package assumes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mm_perception.core.config import load_yaml, setting, to_mapping
+from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.core.resources import find_config
+
+ENCODINGS: dict[str, tuple[str, ...]] = {
+    "rgb": ("rgb",),
+    "depth": ("raw", "hha"),
+    "thermal": ("raw", "kelvin", "agc"),
+    "events": ("voxel",),
+    "lidar": ("range_height_intensity",),
+}
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx")
+MIN_SIDE_PX = 29  # the smallest image that the encoder takes
+MAX_CLASSES = 255  # labels are stored in 8 bits and 255 means "ignore"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_RANDOM = re.compile(r"random:(\d+)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Triple = tuple[float, float, float]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One set of weights: what it is, what goes in and what comes out."""
+
+    name: str = setting(description="short name; letters, digits, '.', '_' and '-'")
+    variant: str = setting(description="MiT size of both encoder branches, b0 to b5")
+    classes: tuple[str, ...] = setting(description="class names; the index is the label")
+    modality: Literal["rgb", "depth", "thermal", "events", "lidar"] = setting(
+        description="what the second input shows; rgb: the image again"
+    )
+    encoding: str = setting(description="how the measurement becomes three channels; choices depend on modality")
+    input_height: int = setting(description="height of both inputs [px]", minimum=MIN_SIDE_PX, maximum=8192)
+    input_width: int = setting(description="width of both inputs [px]", minimum=MIN_SIDE_PX, maximum=8192)
+    channel_order: Literal["rgb", "bgr"] = setting(description="channel order that the weights were trained with")
+    trained: bool = setting(description="false: the labels mean nothing")
+    weights: str = setting(description="random:<seed>, or a .pth, .safetensors or .onnx file beside the card")
+    weights_sha256: str | None = setting(None, "of the weights file; required for .onnx")
+    task: Literal["segmentation"] = setting("segmentation", "what comes out")
+    architecture: Literal["cmx"] = setting("cmx", "the network")
+    decoder_dim: int = setting(512, "width of the decoder", minimum=1, maximum=4096)
+    palette: tuple[Colour, ...] | None = setting(None, "one RGB colour per class, 0..255")
+    resize: Literal["stretch", "letterbox"] = setting("stretch", "how images reach the input size")
+    rgb_mean: Triple = setting(IMAGENET_MEAN, "subtracted from rgb / 255, per channel as fed")
+    rgb_std: Triple = setting(IMAGENET_STD, "divides rgb afterwards")
+    x_mean: Triple = setting(IMAGENET_MEAN, "subtracted from x / 255, per channel as fed")
+    x_std: Triple = setting(IMAGENET_STD, "divides x afterwards")
+    provenance: str = setting("", "where the weights come from, and their licence")
+    published: dict[str, float] | None = setting(None, "published figures by name, e.g. miou_percent")
+
+    def __post_init__(self) -> None:
+        problems = [*_identity_problems(self), *_input_problems(self), *_weights_problems(self)]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def random_seed(self) -> int | None:
+        """The seed of `random:<seed>` weights, None for a file."""
+        match = _RANDOM.fullmatch(self.weights)
+        return int(match.group(1)) if match else None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The weights file, None for random weights. Absolute in a card that was read from a file."""
+        return None if self.random_seed is not None else Path(self.weights)
+
+    def content_sha256(self) -> str:
+        """Hash of every field, independent of where the card lies."""
+        mapping = to_mapping(replace(self, weights=self._weights_name()))
+        return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
+
+    def _weights_name(self) -> str:
+        return self.weights if self.weights_path is None else self.weights_path.name
+
+
+def _identity_problems(card: ModelCard) -> list[str]:
+    problems = []
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", card.name):
+        problems.append(f"name: expected letters, digits, '.', '_' and '-', got {card.name!r}")
+    if not re.fullmatch(r"b[0-5]", card.variant):
+        problems.append(f"variant: expected b0 to b5, got {card.variant!r}")
+    if not 1 <= len(card.classes) <= MAX_CLASSES:
+        problems.append(f"classes: expected 1 to {MAX_CLASSES} names, got {len(card.classes)}")
+    double = sorted({name for name in card.classes if card.classes.count(name) > 1})
+    if double or "" in card.classes:
+        problems.append(f"classes: expected distinct, non-empty names, got {', '.join(double) or 'an empty one'} twice")
+    if card.palette is not None and len(card.palette) != len(card.classes):
+        problems.append(f"palette: expected {len(card.classes)} colours, got {len(card.palette)}")
+    wrong = [c for c in card.palette or () if not all(0 <= v <= 255 for v in c)]
+    if wrong:
+        problems.append(f"palette: expected values in [0, 255], got {wrong[0]}")
+    return problems
+
+
+def _input_problems(card: ModelCard) -> list[str]:
+    problems = []
+    encodings = ENCODINGS.get(card.modality, ())
+    if card.encoding not in encodings:
+        known = ", ".join(encodings) or f"a modality of {', '.join(ENCODINGS)}"
+        problems.append(f"encoding of {card.modality}: expected {known}, got {card.encoding!r}")
+    for side in ("input_height", "input_width"):
+        if getattr(card, side) < MIN_SIDE_PX:
+            problems.append(f"{side}: expected at least {MIN_SIDE_PX} px, got {getattr(card, side)}")
+    for field in ("rgb_std", "x_std"):
+        if not all(value > 0.0 for value in getattr(card, field)):
+            problems.append(f"{field}: expected values > 0, got {getattr(card, field)}")
+    return problems
+
+
+def _weights_problems(card: ModelCard) -> list[str]:
+    problems = []
+    path = card.weights_path
+    if path is not None and path.suffix not in WEIGHT_SUFFIXES:
+        kinds = ", ".join(WEIGHT_SUFFIXES)
+        problems.append(f"weights: expected random:<seed> or a file ({kinds}), got {card.weights!r}")
+    if card.weights_sha256 is not None and not _SHA256.fullmatch(card.weights_sha256):
+        problems.append(f"weights_sha256: expected 64 lower-case hex digits, got {card.weights_sha256!r}")
+    if path is not None and path.suffix == ".onnx" and card.weights_sha256 is None:
+        problems.append("weights_sha256: required for an .onnx file")
+    if path is None and (card.trained or card.weights_sha256 is not None):
+        problems.append("weights: random weights are neither trained nor hashed")
+    return problems
+
+
+def load_card(path: Path | str) -> ModelCard:
+    """Reads a card; relative weights are taken from the card's folder.
+
+    Raises:
+        ModelError: the file is missing or has unknown, missing or impossible values (all are named).
+    """
+    path = Path(path)
+    try:
+        card = load_yaml(path, ModelCard)
+    except ConfigError as error:
+        raise ModelError(f"model card {error}") from error
+    if card.weights_path is None:
+        return card
+    return replace(card, weights=str(path.resolve().parent / card.weights_path.expanduser()))
+
+
+def save_card(card: ModelCard, path: Path | str) -> None:
+    """Writes a card, atomically; weights in or below its folder are written relative to it."""
+    path = Path(path)
+    mapping: dict[str, Any] = {k: v for k, v in to_mapping(card).items() if v is not None}
+    if card.weights_path is not None:
+        weights, folder = card.weights_path.resolve(), path.resolve().parent
+        mapping["weights"] = str(weights.relative_to(folder) if weights.is_relative_to(folder) else weights)
+    text = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def find_card(name_or_path: str | Path) -> ModelCard:
+    """The card of a shipped model by name ("cmx-b0-thermal-untrained") or of any card file by path.
+
+    Raises:
+        ModelError: neither exists (the message lists the known names) or the card is wrong.
+    """
+    try:
+        path = find_config("models", str(name_or_path))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    return load_card(path)

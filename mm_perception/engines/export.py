@@ -1,0 +1,163 @@
+"""Torch networks into ONNX files whose outputs are compared with torch's before anybody uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.engines.card import ModelCard, save_card
+from mm_perception.engines.engine import Array, Engine, check_specs, segmentation_specs
+from mm_perception.engines.stamp import file_sha256
+from mm_perception.engines.torch_engine import TorchEngine
+from mm_perception.models.cmx import Cmx, fold_for_inference
+
+OPSET = 18
+TOLERANCE = 1e-4  # of logits
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export wrote and how well it agrees with torch."""
+
+    path: Path
+    card_path: Path
+    card: ModelCard  # of the ONNX file
+    verified_with: str | None  # the engine that ran the file; None where none is installed
+    max_abs_diff: float | None  # of the logits
+    export_s: float
+
+
+def export_onnx(model: Cmx, card: ModelCard, out_path: Path | str) -> ExportReport:
+    """Writes `model` as ONNX (opset 18, static shapes, float32) with its card beside it (`.yaml`).
+
+    Inputs `rgb` and `x` (1, 3, H, W) and output `logits` (1, C, H, W) have the card's input size. The file
+    appears under its name only after it has been run and compared with torch.
+
+    Raises:
+        ModelError: model and card differ, or the outputs differ from torch's by more than 1e-4 (of the
+            largest logit where that is above 1).
+        EngineError: a package that the export needs is missing.
+    """
+    out_path = Path(out_path)
+    _check_model(model, card)
+    folded = fold_for_inference(model)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out_path.with_name(f".{out_path.stem}.{os.getpid()}.tmp.onnx")
+    started = time.perf_counter()
+    try:
+        _write_graph(folded, card, temporary)
+        seconds = time.perf_counter() - started
+        engine_name, difference = _compare(folded, card, temporary)
+        onnx_card = replace(card, weights=str(out_path.resolve()), weights_sha256=file_sha256(temporary))
+        temporary.replace(out_path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    card_path = out_path.with_suffix(".yaml")
+    save_card(onnx_card, card_path)
+    return ExportReport(out_path, card_path, onnx_card, engine_name, difference, seconds)
+
+
+def _check_model(model: Cmx, card: ModelCard) -> None:
+    got = (model.variant, model.num_classes, model.decoder_dim)
+    expected = (card.variant, card.num_classes, card.decoder_dim)
+    if got != expected:
+        raise ModelError(
+            f"model {card.name}: variant, classes, decoder width: expected {expected}, got {got} in the network"
+        )
+
+
+def _write_graph(model: Cmx, card: ModelCard, path: Path) -> None:
+    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+    arguments = tuple(torch.zeros(spec.shape) for spec in inputs)
+    with _quiet():
+        try:
+            program: Any = torch.onnx.export(
+                model,
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in inputs],
+                output_names=[spec.name for spec in outputs],
+                verbose=False,
+            )
+        except ImportError as error:
+            raise EngineError(f"the ONNX export needs {error.name}: pip install onnx onnxscript") from error
+    _forget_sources(program.model)
+    program.save(str(path), external_data=False)
+
+
+def _forget_sources(model: Any) -> None:
+    """Removes the exporter's notes (source lines, paths): the file then depends on the network alone."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about packages that it could use for networks that this is not."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(model: Cmx, card: ModelCard, path: Path) -> tuple[str | None, float | None]:
+    """The engine that ran the file and the largest difference of its logits from torch's."""
+    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+    engine = _any_engine(path)
+    if engine is None:
+        return None, None
+    try:
+        check_specs((*inputs, *outputs), (*engine.inputs, *engine.outputs), f"exported {card.name}")
+        generator = np.random.default_rng(0)
+        tensors: dict[str, Array] = {
+            spec.name: generator.standard_normal(spec.shape, dtype=np.float32) for spec in inputs
+        }
+        expected = TorchEngine(model, inputs, outputs).run(tensors)["logits"]
+        difference = float(np.abs(engine.run(tensors)["logits"] - expected).max())
+        limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        if difference > limit:
+            raise ModelError(
+                f"exported {card.name}: logits of {engine.name} differ from torch's by {difference:.3g}, "
+                f"expected at most {limit:.3g}"
+            )
+        return engine.name, difference
+    finally:
+        engine.close()
+
+
+def _any_engine(path: Path) -> Engine | None:
+    from mm_perception.engines.load import installed
+
+    if installed("onnxruntime"):
+        from mm_perception.engines.onnx_engine import OnnxEngine
+
+        return OnnxEngine(path)
+    if installed("openvino"):
+        from mm_perception.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(path)
+    return None

@@ -1,0 +1,143 @@
+"""From a model card to a running engine: the choice, the export where one is needed, the checks between."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.engines.card import ModelCard
+from mm_perception.engines.engine import Engine, check_specs, segmentation_specs
+from mm_perception.engines.stamp import (
+    default_cache_dir,
+    file_sha256,
+    locked,
+    make_stamp,
+    remove_stamp,
+    stamp_problems,
+    weights_identity,
+    write_stamp,
+)
+
+Progress = Callable[[str], None]
+
+ENGINE_NAMES = (
+    "openvino",
+    "onnxruntime",
+    "torch",
+)  # fastest first, as `mm-perception bench engines` measures
+EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
+
+
+def load_engine(
+    card: ModelCard,
+    engine: str = "auto",
+    *,
+    threads: int | None = None,
+    cache_dir: Path | str | None = None,
+    on_progress: Progress | None = None,
+) -> Engine:
+    """An engine that runs the card's network.
+
+    OpenVINO and ONNX Runtime run ONNX files: a card with other weights is exported once into the cache, and
+    again when the stamp there differs from card, weights or exporter. A file that the user names is never
+    rebuilt: one that is not the card's is refused.
+
+    Args:
+        card: what to run.
+        engine: "auto" for the fastest that is there, or one of `ENGINE_NAMES`.
+        threads: CPU threads of one inference; None lets the runtime choose.
+        cache_dir: for exported files; None is `default_cache_dir()`.
+        on_progress: is told in a few words about what takes long, and why an engine was passed over.
+
+    Raises:
+        ModelError: the weights are missing or are not the card's.
+        EngineError: the engine is unknown or not installed, cannot run these weights, or refuses the file.
+    """
+    tell: Progress = on_progress if on_progress is not None else lambda text: None
+    if engine != "auto" and engine not in ENGINE_NAMES:
+        raise EngineError(f"engine: expected auto or one of {', '.join(ENGINE_NAMES)}, got {engine!r}")
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads: expected at least 1, got {threads}")
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    weights = weights_identity(card)
+    if engine != "auto":
+        return _load(card, engine, weights, threads, cache, tell)
+    reasons = []
+    for name in ENGINE_NAMES:
+        try:
+            return _load(card, name, weights, threads, cache, tell)
+        except EngineError as error:
+            reasons.append(f"{name}: {error}")
+            tell(f"engine {name} passed over: {error}")
+    raise EngineError(f"no engine can run {card.name}\n  " + "\n  ".join(reasons))
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def _load(card: ModelCard, name: str, weights: str, threads: int | None, cache: Path, tell: Progress) -> Engine:
+    if not installed(name):
+        raise EngineError(f"engine {name} is not installed: pip install {name}")
+    if name == "torch":
+        return _load_torch(card, threads)
+    path = card.weights_path
+    if path is not None and path.suffix == ".onnx":
+        return _open_onnx(card, name, path, threads)
+    artefact = cache / "onnx" / f"{card.name}-{card.input_height}x{card.input_width}.onnx"
+    with locked(artefact):  # until the runtime has read the file: another process may want to rebuild it
+        _ensure_exported(card, weights, artefact, tell)
+        return _open_onnx(card, name, artefact, threads)
+
+
+def _load_torch(card: ModelCard, threads: int | None) -> Engine:
+    path = card.weights_path
+    if path is not None and path.suffix == ".onnx":
+        raise EngineError(f"engine torch cannot run {path}: use openvino or onnxruntime, or give the .pth file")
+    from mm_perception.engines.torch_engine import TorchEngine
+
+    return TorchEngine.from_card(card, threads=threads)
+
+
+def _open_onnx(card: ModelCard, name: str, path: Path, threads: int | None) -> Engine:
+    engine: Engine
+    if name == "openvino":
+        from mm_perception.engines.openvino_engine import OpenVinoEngine
+
+        engine = OpenVinoEngine(path, threads=threads)
+    else:
+        from mm_perception.engines.onnx_engine import OnnxEngine
+
+        engine = OnnxEngine(path, threads=threads)
+    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+    try:
+        check_specs((*inputs, *outputs), (*engine.inputs, *engine.outputs), str(path))
+    except EngineError as error:
+        engine.close()
+        raise ModelError(f"model {card.name}: the ONNX file is not what its card says: {error}") from error
+    return engine
+
+
+def _ensure_exported(card: ModelCard, weights: str, artefact: Path, tell: Progress) -> None:
+    """Exports the card's network to `artefact` unless its stamp says that this has been done."""
+    problems = stamp_problems(artefact, card, weights, EXPORT_TOOLS)
+    if not problems:
+        return
+    missing = [tool for tool in EXPORT_TOOLS if not installed(tool)]
+    if missing:
+        raise EngineError(
+            f"{card.name} must be exported to ONNX first ({problems[0]}), which needs {', '.join(missing)}: "
+            f"pip install {' '.join(missing)}, or use a card whose weights are an .onnx file"
+        )
+    from mm_perception.engines.export import export_onnx
+    from mm_perception.engines.torch_engine import load_network
+
+    tell(f"exporting {card.name} to {artefact} ({'; '.join(problems)})")
+    remove_stamp(artefact)
+    report = export_onnx(load_network(card), card, artefact)
+    write_stamp(artefact, make_stamp(card, weights, file_sha256(artefact), EXPORT_TOOLS))
+    compared = "not compared: no engine" if report.max_abs_diff is None else f"off by {report.max_abs_diff:.1g}"
+    tell(f"exported {card.name} in {report.export_s:.0f} s (logits against torch: {compared})")

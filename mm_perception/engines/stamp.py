@@ -1,0 +1,204 @@
+"""Stamps: what an engine file was made from, so that a stale or half-written one is never used.
+
+A file `m.onnx` has its stamp in `m.onnx.stamp.json`. The stamp is removed before the file is replaced and
+written after it, so an interrupted write leaves a file without a stamp or with a wrong hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mm_perception import __version__
+from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.engines.card import ModelCard
+
+LOCK_POLL_S = 0.1
+LOCK_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What an engine file is made from, and the file's own hash."""
+
+    artefact_sha256: str
+    weights: str  # sha256 of the weights file, or random:<seed>
+    card_sha256: str
+    package_version: str
+    tools: Mapping[str, str]  # versions of what made the file
+    input_size: tuple[int, int]  # height, width [px]
+
+    def difference(self, other: Stamp) -> list[str]:
+        """One line per field in which `other` is not as in this stamp."""
+        lines = []
+        for field in dataclasses.fields(self):
+            expected, got = getattr(self, field.name), getattr(other, field.name)
+            if expected != got:
+                lines.append(f"{field.name}: expected {_short(expected)}, got {_short(got)}")
+        return lines
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file as 64 hex digits.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelError(f"model file {path}: cannot be read ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def weights_identity(card: ModelCard) -> str:
+    """What stands for the card's weights in a stamp: `random:<seed>` or the sha256 of the file.
+
+    Raises:
+        ModelError: the file is missing, or its hash is not the one on the card.
+    """
+    path = card.weights_path
+    if path is None:
+        return card.weights
+    if not path.is_file():
+        raise ModelError(f"model {card.name}: weights file {path} does not exist")
+    digest = file_sha256(path)
+    if card.weights_sha256 is not None and digest != card.weights_sha256:
+        raise ModelError(
+            f"model {card.name}: {path} is not the file of this card: "
+            f"weights_sha256: expected {card.weights_sha256}, got {digest}"
+        )
+    return digest
+
+
+def make_stamp(card: ModelCard, weights: str, artefact_sha256: str, tools: tuple[str, ...]) -> Stamp:
+    """The stamp that a file made now from `card` would have; `tools` are names of installed packages."""
+    return Stamp(
+        artefact_sha256=artefact_sha256,
+        weights=weights,
+        card_sha256=card.content_sha256(),
+        package_version=__version__,
+        tools={tool: installed_version(tool) for tool in tools},
+        input_size=(card.input_height, card.input_width),
+    )
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package, "none" where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def stamp_path(artefact: Path) -> Path:
+    """Where the stamp of a file lies."""
+    return artefact.with_name(artefact.name + ".stamp.json")
+
+
+def write_stamp(artefact: Path, stamp: Stamp) -> None:
+    """Writes the stamp of a finished file, atomically."""
+    path = stamp_path(artefact)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(dataclasses.asdict(stamp), indent=1, sort_keys=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def remove_stamp(artefact: Path) -> None:
+    """To be called before the file is replaced."""
+    stamp_path(artefact).unlink(missing_ok=True)
+
+
+def read_stamp(artefact: Path) -> Stamp | None:
+    """The stamp of a file; None where it is missing or unreadable: such a file cannot be trusted."""
+    try:
+        data: Any = json.loads(stamp_path(artefact).read_text(encoding="utf-8"))
+        return Stamp(**{**data, "input_size": tuple(data["input_size"]), "tools": dict(data["tools"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def stamp_problems(artefact: Path, card: ModelCard, weights: str, tools: tuple[str, ...]) -> list[str]:
+    """Why `artefact` may not be used for this card and these weights; empty where it may.
+
+    Args:
+        artefact: the engine file.
+        card: the card that it should belong to.
+        weights: `weights_identity(card)`.
+        tools: packages whose version matters; one that is not installed cannot rebuild and is not compared.
+    """
+    if not artefact.is_file():
+        return ["the file does not exist"]
+    stamp = read_stamp(artefact)
+    if stamp is None:
+        return ["it has no readable stamp: writing it was interrupted, or it is not from this cache"]
+    expected = make_stamp(card, weights, file_sha256(artefact), tools)
+    known = {t: stamp.tools.get(t, "none") if v == "none" else v for t, v in expected.tools.items()}
+    return dataclasses.replace(expected, tools=known).difference(stamp)
+
+
+def require_stamp(artefact: Path, card: ModelCard, weights: str, tools: tuple[str, ...]) -> None:
+    """Refuses a file that is not from this card and these weights.
+
+    Raises:
+        ModelError: it names every difference.
+    """
+    problems = stamp_problems(artefact, card, weights, tools)
+    if problems:
+        raise ModelError(f"engine file {artefact}: does not belong to {card.name}\n  " + "\n  ".join(problems))
+
+
+def default_cache_dir() -> Path:
+    """`$MM_PERCEPTION_CACHE`, else `~/.cache/mm_perception`."""
+    given = os.environ.get("MM_PERCEPTION_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "mm_perception"
+
+
+@contextlib.contextmanager
+def locked(artefact: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Holds the file's lock against other processes; the lock dies with its process.
+
+    Raises:
+        EngineError: another process holds it for longer than `timeout_s`, or the folder cannot be written.
+    """
+    path = artefact.with_name(artefact.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise EngineError(f"engine cache {path.parent}: cannot be written ({error.strerror or error})") from error
+    with file:
+        deadline = time.monotonic() + timeout_s
+        while not _try_lock(file.fileno()):
+            if time.monotonic() > deadline:
+                raise EngineError(f"{path}: another process has held this lock for {timeout_s:g} s")
+            time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in sorted(value.items())) or "nothing"
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

@@ -1,0 +1,97 @@
+"""Networks run by PyTorch itself: the reference that other engines are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.engines.card import ModelCard
+from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs, segmentation_specs
+from mm_perception.models.checkpoint import load_checkpoint
+from mm_perception.models.cmx import Cmx, build_untrained_cmx, fold_for_inference
+
+
+def load_network(card: ModelCard) -> Cmx:
+    """The card's network with its weights, in evaluation mode.
+
+    Raises:
+        ModelError: the weights are missing, are an ONNX file, or are of another network than the card says.
+    """
+    if card.random_seed is not None:
+        return build_untrained_cmx(card.variant, card.num_classes, card.decoder_dim, card.random_seed)
+    path = card.weights_path
+    if path is None or path.suffix == ".onnx":
+        raise ModelError(f"model {card.name}: {card.weights} cannot become a torch network; give its .pth file")
+    model = load_checkpoint(path, num_classes=card.num_classes, decoder_dim=card.decoder_dim)
+    if model.variant != card.variant:
+        raise ModelError(f"model {card.name}: variant: expected {card.variant}, got {model.variant} in {path}")
+    return model
+
+
+class TorchEngine:
+    """Runs a module that takes the inputs in the order of their specs and returns the outputs in theirs.
+
+    Args:
+        model: in evaluation mode; it is moved to `device`.
+        inputs: specs of the inputs.
+        outputs: specs of the outputs.
+        threads: CPU threads within one run; None leaves torch's own setting.
+        device: a torch device name.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._model: nn.Module | None = model.to(device)
+        self._device = device
+        self._threads = threads
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    @classmethod
+    def from_card(cls, card: ModelCard, *, threads: int | None = None, device: str = "cpu") -> TorchEngine:
+        """The card's network, folded for inference.
+
+        Raises:
+            ModelError: as `load_network`.
+        """
+        inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+        return cls(fold_for_inference(load_network(card)), inputs, outputs, threads=threads, device=device)
+
+    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine.run`."""
+        if self._model is None:
+            raise EngineError("torch: the engine is closed")
+        checked = check_inputs(self.inputs, tensors, self.name)
+        # torch counts threads per calling thread, so a constructor could not set them for a worker.
+        threads_before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                arguments = [torch.from_numpy(array).to(self._device) for array in checked.values()]
+                results = self._model(*arguments)
+        except RuntimeError as error:
+            raise EngineError(f"torch: the network failed: {error}") from error
+        finally:
+            if self._threads is not None:
+                torch.set_num_threads(threads_before)
+        if isinstance(results, torch.Tensor):
+            results = (results,)
+        named = {spec.name: value.cpu().numpy() for spec, value in zip(self.outputs, results, strict=True)}
+        return check_outputs(self.outputs, named, self.name)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._model = None
