@@ -102,9 +102,9 @@ def _cases(factory: MessageFactory) -> list[Case]:
 def _picture(generator: np.random.Generator) -> NDArray[np.uint8]:
     """(900, 1600, 3): surfaces, edges and sensor noise, so that a jpeg of it is as large as a photograph's."""
     blocks = generator.integers(40, 216, (57, 100, 3)).astype(np.float32)
-    smooth = cv2.resize(blocks, (1600, 900), interpolation=cv2.INTER_CUBIC)
+    smooth = np.asarray(cv2.resize(blocks, (1600, 900), interpolation=cv2.INTER_CUBIC))
     noise = generator.normal(0.0, 5.0, smooth.shape).astype(np.float32)
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth + noise, 0, 255), np.uint8)
 
 
 def _cloud(generator: np.random.Generator, n: int) -> PointCloud:

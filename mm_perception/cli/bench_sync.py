@@ -37,6 +37,7 @@ class Figures:
     """What a policy made of a stream.
 
     Attributes:
+        complete_sets: those with all five sensors (message_filters gives no others).
         worst_delay_ms: from the arrival of a set's reference to the set, the largest.
     """
 
@@ -44,6 +45,7 @@ class Figures:
     scenario: str
     references: int
     sets: int
+    complete_sets: int
     mean_skew_ms: float
     worst_delay_ms: float
     us_per_message: float
@@ -72,11 +74,21 @@ def run(args: argparse.Namespace) -> int:
             figures.append(_measure_message_filters(scenario, arrivals))
         except ImportError as error:
             console.print(f"message_filters left out: {error}")
-    columns = ("policy", "scenario", "references", "sets", "mean skew [ms]", "worst delay [ms]", "us/message", "held")
+    columns = (
+        "policy",
+        "scenario",
+        "references",
+        "sets",
+        "complete",
+        "mean skew [ms]",
+        "worst delay [ms]",
+        "us/message",
+        "held",
+    )
     table = Table(*columns, title="synchronizers on the same streams")
     for f in figures:
         table.add_row(
-            f.policy, f.scenario, str(f.references), str(f.sets), f"{f.mean_skew_ms:.2f}",
+            f.policy, f.scenario, str(f.references), str(f.sets), str(f.complete_sets), f"{f.mean_skew_ms:.2f}",
             f"{f.worst_delay_ms:.1f}", f"{f.us_per_message:.1f}", str(f.held_at_the_end),
         )  # fmt: skip
     console.print(table)
@@ -106,13 +118,15 @@ def _measure_ours(scenario: str, arrivals: list[Arrival]) -> Figures:
     sync: Synchronizer[Arrival] = Synchronizer("rgb", streams, MAX_WAIT_NS)
     delays: list[int] = []
     skews: list[float] = []
+    complete = 0
     start = time.process_time()
     for arrival in arrivals:
         for matched in sync.push(arrival.name, arrival.stamp_ns, arrival, arrival.now_ns):
             delays.append(arrival.now_ns - matched.items["rgb"][0].now_ns)
+            complete += not matched.missing
             skews += [abs(skew) for name, skew in matched.skew_ns.items() if name != "rgb"]
     cpu_s = time.process_time() - start
-    return _figures("nearest (ours)", scenario, arrivals, delays, skews, cpu_s, len(sync))
+    return _figures("nearest (ours)", scenario, arrivals, delays, complete, skews, cpu_s, len(sync))
 
 
 def _measure_message_filters(scenario: str, arrivals: list[Arrival]) -> Figures:
@@ -140,7 +154,7 @@ def _measure_message_filters(scenario: str, arrivals: list[Arrival]) -> Figures:
                 skews.append(abs(other.arrival.stamp_ns - target))
     cpu_s = time.process_time() - start
     held = sum(len(queue) for queue in sync.queues)
-    return _figures("message_filters", scenario, arrivals, delays, skews, cpu_s, held)
+    return _figures("message_filters", scenario, arrivals, delays, len(delays), skews, cpu_s, held)
 
 
 def _drain(found: list[Any]) -> Iterator[Any]:
@@ -153,6 +167,7 @@ def _figures(
     scenario: str,
     arrivals: list[Arrival],
     delays: list[int],
+    complete: int,
     skews: list[float],
     cpu_s: float,
     held: int,
@@ -162,6 +177,7 @@ def _figures(
         scenario,
         sum(a.name == "rgb" for a in arrivals),
         len(delays),
+        complete,
         float(np.mean(skews)) * 1e-6 if skews else float("nan"),
         max(delays, default=0) * 1e-6,
         cpu_s / len(arrivals) * 1e6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,10 +60,17 @@ def _point_features(cloud: PointCloud) -> NDArray[np.float32]:
 def _splat_dilated(
     pixels: NDArray[np.float64], depth_m: NDArray[np.float64], width: int, height: int, radius: int
 ) -> NDArray[np.int64]:
-    if radius == 0:
-        return splat_nearest(pixels, depth_m, width, height)
-    steps = np.arange(-radius, radius + 1, dtype=np.float64)
-    shifts = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-    spread = (pixels[:, None] + shifts[None]).reshape(-1, 2)
-    index = splat_nearest(spread, np.repeat(depth_m, len(shifts)), width, height)
-    return np.where(index >= 0, index // len(shifts), -1)
+    index = splat_nearest(pixels, depth_m, width, height)
+    if radius == 0 or len(depth_m) == 0:
+        return index
+    # The nearest of the neighbours is the one of least rank, and a minimum filter finds that for all pixels at once.
+    order = np.argsort(depth_m, kind="stable")
+    rank = np.empty(len(order) + 1, np.float32)  # ranks of millions of points are whole numbers in float32
+    rank[order] = np.arange(len(order), dtype=np.float32)
+    rank[-1] = np.inf  # where index is -1
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    least = np.asarray(cv2.erode(rank[index].reshape(height, width), kernel)).reshape(-1)
+    hit = np.isfinite(least)
+    index = np.full(height * width, -1, np.int64)
+    index[hit] = order[least[hit].astype(np.int64)]
+    return index
