@@ -114,7 +114,7 @@ def make_arrivals(seconds: float, generator: np.random.Generator, loss: float = 
 
 
 def _measure_ours(scenario: str, arrivals: list[Arrival]) -> Figures:
-    streams = [Stream(n, round(OFFSETS_MS[n] * 1e6), TOLERANCE_NS, required=False) for n in RATES_HZ if n != "rgb"]
+    streams = [Stream(n, round(OFFSETS_MS[n] * 1e6), TOLERANCE_NS) for n in RATES_HZ if n != "rgb"]
     sync: Synchronizer[Arrival] = Synchronizer("rgb", streams, MAX_WAIT_NS)
     delays: list[int] = []
     skews: list[float] = []

@@ -67,10 +67,10 @@ def _splat_dilated(
     order = np.argsort(depth_m, kind="stable")
     rank = np.empty(len(order) + 1, np.float32)  # ranks of millions of points are whole numbers in float32
     rank[order] = np.arange(len(order), dtype=np.float32)
-    rank[-1] = np.inf  # where index is -1
+    rank[-1] = len(order)  # where index is -1
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     least = np.asarray(cv2.erode(rank[index].reshape(height, width), kernel)).reshape(-1)
-    hit = np.isfinite(least)
+    hit = least < len(order)
     index = np.full(height * width, -1, np.int64)
     index[hit] = order[least[hit].astype(np.int64)]
     return index

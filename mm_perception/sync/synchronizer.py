@@ -363,45 +363,56 @@ class Synchronizer(Generic[Item]):
 
     def _take_head(self, now_ns: int | None = None) -> MatchedSet[Item] | None:
         head = self._pending[0]
+        nearest = {
+            name: self._nearest(buffer, head.stamp_ns)
+            for name, buffer in self._buffers.items()
+            if buffer.stream.window_ns == 0
+        }
+        windows = {
+            name: self._take_window(buffer, head.stamp_ns)
+            for name, buffer in self._buffers.items()
+            if buffer.stream.window_ns
+        }
+        missing = tuple(
+            name for name in self._buffers if nearest.get(name) is None and not windows.get(name, ((), 0))[0]
+        )
+        lacking = [name for name in missing if self._buffers[name].stream.required]
         items: dict[str, tuple[Item, ...]] = {self.reference: (head.item,)}
         skew_ns = {self.reference: 0}
-        missing = []
-        for name, buffer in self._buffers.items():
-            found, skew = self._take(buffer, head.stamp_ns)
-            if found:
-                items[name], skew_ns[name] = found, skew
+        for name, index in nearest.items():
+            buffer = self._buffers[name]
+            if lacking or index is None:
+                # A set that is not given out uses nothing up: the next reference may need it.
+                self._discard_stale(buffer, head.stamp_ns)
             else:
-                missing.append(name)
+                items[name], skew_ns[name] = self._consume(buffer, index, head.stamp_ns)
+        items |= {name: found for name, (found, _) in windows.items() if found}
+        skew_ns |= {name: skew for name, (found, skew) in windows.items() if found}
         del self._pending[0]
         self._last_decided = head.stamp_ns
-        lacking = [name for name in missing if self._buffers[name].stream.required]
         if lacking:
             for name in lacking:
                 self._drop(self.reference, f"missing:{name}")
-            for name in items:
-                if name != self.reference and self._buffers[name].stream.window_ns == 0:
-                    self._drop(name, "unmatched")
             return None
         self.stats.sets += 1
-        for name in items:
-            self.stats.matched[name] += 1
+        self.stats.matched.update(items.keys())
         waited_ns = 0 if now_ns is None else now_ns - (head.deadline_ns - self._max_wait_ns)
-        return MatchedSet(head.stamp_ns, items, skew_ns, tuple(missing), waited_ns)
+        return MatchedSet(head.stamp_ns, items, skew_ns, missing, waited_ns)
 
-    def _take(self, buffer: _Buffer[Item], reference_ns: int) -> tuple[tuple[Item, ...], int]:
-        if buffer.stream.window_ns:
-            return self._take_window(buffer, reference_ns)
-        target = reference_ns + buffer.stream.offset_ns
-        index = self._nearest(buffer, reference_ns)
-        if index is None:
-            stale = bisect.bisect_left(buffer.stamps, target - buffer.stream.tolerance_ns, buffer.head)
-            self._drop(buffer.stream.name, "unmatched", buffer.drop_front(stale - buffer.head))
-            return (), 0
-        item, skew = buffer.items[index], buffer.stamps[index] - target
+    def _discard_stale(self, buffer: _Buffer[Item], reference_ns: int) -> None:
+        """Drops what is too old for this reference and so for all later ones."""
+        oldest = reference_ns + buffer.stream.offset_ns - buffer.stream.tolerance_ns
+        stale = bisect.bisect_left(buffer.stamps, oldest, buffer.head) - buffer.head
+        self._drop(buffer.stream.name, "unmatched", buffer.drop_front(stale))
+
+    def _consume(self, buffer: _Buffer[Item], index: int, reference_ns: int) -> tuple[tuple[Item, ...], int]:
+        """Takes the message out, and with it those before it: matching is monotone."""
+        item = buffer.items[index]
+        skew_ns = buffer.stamps[index] - reference_ns - buffer.stream.offset_ns
         passed_over = index - buffer.head
         self._drop(buffer.stream.name, "unmatched", passed_over)
         buffer.drop_front(passed_over + 1)
-        return (item,), skew
+        return (item,), skew_ns
 
     @staticmethod
     def _take_window(buffer: _Buffer[Item], reference_ns: int) -> tuple[tuple[Item, ...], int]:
