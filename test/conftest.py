@@ -32,7 +32,8 @@ def small_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A card of an untrained thermal network with a small input, quick to export and to run."""
     path = tmp_path_factory.mktemp("card") / "small.yaml"
     path.write_text(
-        "name: small\nvariant: b0\ndecoder_dim: 64\nclasses: [a, b, c, d, e, f, g, h, i]\nmodality: thermal\nencoding: kelvin\n"
+        "name: small\nvariant: b0\ndecoder_dim: 64\nclasses: [a, b, c, d, e, f, g, h, i]\n"
+        "modality: thermal\nencoding: kelvin\n"
         "input_height: 96\ninput_width: 128\nchannel_order: rgb\ntrained: false\nweights: random:3\n"
     )
     return path

@@ -21,9 +21,7 @@ HASHES = {
     "vision_msgs/msg/LabelInfo": "3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783",
     "vision_msgs/msg/VisionClass": "1e4a11f0fed50b5623cb8ff26ca0e37952a48a9c074d16f804b44e9164c2037a",
 }
-OWN = sorted(
-    f"{p.parents[1].name}/msg/{p.stem}" for p in (ROOT / "interfaces").glob("*/msg/*.msg")
-)
+OWN = sorted(f"{p.parents[1].name}/msg/{p.stem}" for p in (ROOT / "interfaces").glob("*/msg/*.msg"))
 
 
 def built_hash(type_name: str) -> str:

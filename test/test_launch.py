@@ -35,10 +35,13 @@ def test_fusion_launch_has_the_promised_arguments():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_launch_reads_the_file(path, monkeypatch, tmp_path):
-    pytest.importorskip("launch_ros", reason="launch and launch_ros are in no package registry; needs a ROS installation")
+    pytest.importorskip(
+        "launch_ros", reason="launch and launch_ros are in no package registry; needs a ROS installation"
+    )
     import ament_index_python.packages
-    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+    from launch import LaunchContext
 
     monkeypatch.setattr(ament_index_python.packages, "get_package_share_directory", lambda _: str(ROOT))
     spec = importlib.util.spec_from_file_location("launch_file", path)

@@ -15,7 +15,17 @@ PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 SETUP = (ROOT / "setup.py").read_text()
 
 ROSDEP_KEY = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml", "rich": "python3-rich"}
-FROM_PIP = {"rosbags", "onnxruntime", "openvino", "torch", "onnx", "onnxscript", "safetensors", "backports", "compression"}
+FROM_PIP = {
+    "rosbags",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "backports",
+    "compression",
+}
 OPTIONAL = {"message_filters"}
 
 

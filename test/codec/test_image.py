@@ -102,21 +102,31 @@ def test_compressed_images_come_back():
     decoded = decode_depth(encode_compressed(FACTORY, depth, "png", STAMP_NS, "cam")).depth_m
     np.testing.assert_allclose(decoded, np.where(depth, depth / 1000, np.nan), rtol=1e-6)
     labels = np.array([[0, 255], [3, 1]], np.uint8)
-    np.testing.assert_array_equal(decode_labels(encode_compressed(FACTORY, labels, "png", STAMP_NS, "c")).class_ids, labels)
+    np.testing.assert_array_equal(
+        decode_labels(encode_compressed(FACTORY, labels, "png", STAMP_NS, "c")).class_ids, labels
+    )
 
 
 def test_compressed_depth_of_both_kinds():
     depth = np.array([[0, 1500], [2000, 3000]], np.uint16)
     png = cv2.imencode(".png", depth)[1].tobytes()
     message = wrap_compressed(
-        FACTORY, np.frombuffer(struct.pack("<iff", 0, 0, 0) + png, np.uint8), "16UC1; compressedDepth png", STAMP_NS, "c"
+        FACTORY,
+        np.frombuffer(struct.pack("<iff", 0, 0, 0) + png, np.uint8),
+        "16UC1; compressedDepth png",
+        STAMP_NS,
+        "c",
     )
     np.testing.assert_allclose(decode_depth(message).depth_m, np.where(depth, depth / 1000, np.nan), rtol=1e-6)
     metres, a, b = np.array([[1.0, 2.5]]), 1000.0, 3.0
     inverse = np.rint(a / metres + b).astype(np.uint16)
     png = cv2.imencode(".png", np.concatenate([inverse, [[0]]], axis=1).astype(np.uint16))[1].tobytes()
     message = wrap_compressed(
-        FACTORY, np.frombuffer(struct.pack("<iff", 0, a, b) + png, np.uint8), "32FC1; compressedDepth png", STAMP_NS, "c"
+        FACTORY,
+        np.frombuffer(struct.pack("<iff", 0, a, b) + png, np.uint8),
+        "32FC1; compressedDepth png",
+        STAMP_NS,
+        "c",
     )
     np.testing.assert_allclose(decode_depth(message).depth_m, [[1.0, 2.5, np.nan]], rtol=2e-3)
 

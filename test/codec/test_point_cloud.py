@@ -30,7 +30,11 @@ def message(points: np.ndarray, width=None, height=1, row_padding=0, big=False, 
     ]
     width = len(points) // height if width is None else width
     step = points.dtype.itemsize
-    rows = points.reshape(height, -1).view(np.uint8).reshape(height, -1) if len(points) else np.zeros((height, 0), np.uint8)
+    rows = (
+        points.reshape(height, -1).view(np.uint8).reshape(height, -1)
+        if len(points)
+        else np.zeros((height, 0), np.uint8)
+    )
     data = np.concatenate([rows, np.full((height, row_padding), 0xAB, np.uint8)], axis=1)
     content = {
         "header": header(frame_id="lidar"),

@@ -101,17 +101,17 @@ def test_kitti_sequence(shared_dir, tmp_path):
     cloud = seen[0].bundle.measurements["velodyne"]
     assert cloud.intensity.max() > 200
     # A point ahead lies in the image; KITTI's published chain P2 R0 Tr is the reference.
-    rows = {k: np.array(v.split(), float) for k, _, v in
-            (line.partition(":") for line in (shared_dir / "data/kitti_sequence/calib.txt").read_text().splitlines())}  # fmt: skip
+    text = (shared_dir / "data" / "kitti_sequence" / "calib.txt").read_text()
+    rows = {
+        name: np.array(numbers.split(), float) for name, _, numbers in (t.partition(":") for t in text.splitlines())
+    }
     chain = rows["P2"].reshape(3, 4) @ np.vstack(
         [rows["R0_rect"].reshape(3, 3) @ rows["Tr_velo_to_cam"].reshape(3, 4), [0, 0, 0, 1]]
     )
     ahead = cloud.xyz[cloud.xyz[:, 0] > 5]
     expected = np.c_[ahead, np.ones(len(ahead))] @ chain.T
     pixels, _ = (
-        seen[0]
-        .calibration.camera("cam_02")
-        .project(seen[0].calibration.transform_from("velodyne").apply(ahead))
+        seen[0].calibration.camera("cam_02").project(seen[0].calibration.transform_from("velodyne").apply(ahead))
     )
     np.testing.assert_allclose(pixels, expected[:, :2] / expected[:, 2:], atol=0.05)
 
@@ -149,7 +149,7 @@ def test_made_up_pairs_survive_the_way_through_a_bag(tmp_path):
         with BagReader(tmp_path / name) as bag:
             contents.append([(m.topic, m.log_ns, bytes(m.cdr)) for m in bag.messages()])
     assert contents[0] == contents[1]
-    (first, second) = observe(tmp_path / "a.mcap", load_rig("rgbt"))
+    (_, second) = observe(tmp_path / "a.mcap", load_rig("rgbt"))
     expected = cv2.imread(str(source / "vi" / "1.png"))[..., ::-1]
     np.testing.assert_array_equal(second.bundle.measurements["rgb"].image, expected)
 
@@ -159,7 +159,10 @@ def test_made_up_pairs_survive_the_way_through_a_bag(tmp_path):
     [
         (lambda d: (d / "ir" / "1.png").unlink(), "1.png"),
         (lambda d: (d / "vi" / "0.png").write_bytes(b"no image"), "0.png"),
-        (lambda d: [p.unlink() for p in (d / "vi").glob("*")] and [p.unlink() for p in (d / "ir").glob("*")], "no pair"),
+        (
+            lambda d: [p.unlink() for p in (d / "vi").glob("*")] and [p.unlink() for p in (d / "ir").glob("*")],
+            "no pair",
+        ),
     ],
 )
 def test_spoiled_pairs_are_named_and_leave_no_bag(tmp_path, spoil, expected):

@@ -19,7 +19,14 @@ IMAGE = np.zeros((4, 6, 3), np.uint8)
 
 def events(x=(), y=(), t=(), width=8, height=8):
     return EventPacket(
-        np.array(x, np.uint16), np.array(y, np.uint16), np.zeros(len(x), bool), np.array(t, np.int64), width, height, 1, "e"
+        np.array(x, np.uint16),
+        np.array(y, np.uint16),
+        np.zeros(len(x), bool),
+        np.array(t, np.int64),
+        width,
+        height,
+        1,
+        "e",
     )
 
 

@@ -223,7 +223,9 @@ def test_missing_weights_are_named(tmp_path, small_card):
         load_engine(card, "torch")
 
 
-def test_export_command_writes_a_file_that_runs_alone_and_is_refused_when_changed(tmp_path, small_card, tensors, expected):
+def test_export_command_writes_a_file_that_runs_alone_and_is_refused_when_changed(
+    tmp_path, small_card, tensors, expected
+):
     assert main(["export", "--model", str(small_card), "--out", str(tmp_path / "net.onnx")]) == 0
     exported = load_card(tmp_path / "net.yaml")
     assert exported.classes == load_card(small_card).classes

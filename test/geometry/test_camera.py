@@ -30,7 +30,7 @@ def test_no_points():
 
 
 def test_resized_model_projects_to_the_resized_pixel():
-    points = np.random.default_rng(0).uniform(-1, 1, (50, 3)) + (0, 0, 4)
+    points = np.random.default_rng(0).uniform((-1, -1, 3), (1, 1, 5), (50, 3))
     small = camera().resized(320, 120)
     u, v = camera().project(points)[0].T
     np.testing.assert_allclose(small.project(points)[0], np.stack([(u + 0.5) / 2 - 0.5, (v + 0.5) / 4 - 0.5], 1))
@@ -45,7 +45,7 @@ def test_cropped_model_shifts():
 
 def test_distortion_is_opencvs():
     distortion = (-0.28, 0.07, 1e-4, -2e-4, 0.01)
-    points = np.random.default_rng(1).uniform(-1, 1, (50, 3)) + (0, 0, 4)
+    points = np.random.default_rng(1).uniform((-1, -1, 3), (1, 1, 5), (50, 3))
     expected = cv2.projectPoints(points, np.zeros(3), np.zeros(3), K, np.array(distortion))[0].reshape(-1, 2)
     np.testing.assert_allclose(camera(distortion=distortion, model="plumb_bob").project(points)[0], expected)
 

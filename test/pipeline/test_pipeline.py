@@ -137,9 +137,7 @@ def test_camera_info_of_another_size_is_refused():
     seen = observation(CLOUD)
     other = {"rgb": seen.calibration.cameras["rgb"].resized(64, 48)}
     with pytest.raises(CalibrationError, match="calibrated for"):
-        pipeline().step(
-            Observation(seen.bundle, replace_calibration(seen.calibration, other)), StageClock()
-        )
+        pipeline().step(Observation(seen.bundle, replace_calibration(seen.calibration, other)), StageClock())
 
 
 def replace_calibration(calibration: Calibration, cameras) -> Calibration:
