@@ -73,7 +73,14 @@ def run(args: argparse.Namespace) -> int:
     _clear(args.out)
     console.print(f"starting the fusion node (domain {os.environ['ROS_DOMAIN_ID']}) and playing {bag}")
     with (
-        FusionSession(rig, parameters, args.out / "node.log", lossless=args.rate == 0, on_overlay=save) as session,
+        FusionSession(
+            rig,
+            parameters,
+            args.out / "node.log",
+            on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+            lossless=args.rate == 0,
+            on_overlay=save,
+        ) as session,
         Progress(console=console, transient=True) as progress,
     ):
         task = progress.add_task("frames segmented", total=None)

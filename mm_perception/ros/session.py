@@ -80,11 +80,12 @@ class FusionSession:
         rig: the same as in `parameters`.
         parameters: of the fusion node.
         log_path: where the node's output goes.
+        on_progress: is told what the node logs while it gets ready.
         lossless: subscribe reliably and with deep queues, so that a burst loses nothing; False: as the rig says.
         on_overlay: is given each overlay instead of keeping it in the result.
         """
         self._rig = rig
-        self._tell = on_progress or (lambda text: None)
+        self._tell = on_progress
         self._log_path = log_path
         self._on_overlay = on_overlay
         self.result = SessionResult()
@@ -156,7 +157,11 @@ class FusionSession:
             EngineError: the node's process ended, or the time is up; the message holds the end of its log.
         """
         deadline = time.monotonic() + timeout_s
+        told = ""
         while not condition():
+            if self._tell is not None and (line := self.log_tail(1)) != told:
+                told = line
+                self._tell(line)
             if self._process.poll() is not None:
                 raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
             if time.monotonic() > deadline:
@@ -240,7 +245,8 @@ class FusionSession:
         seen = {v["topic"] for v in self.result.status.values() if v.get("publishers", "0") != "0"}
         outputs = ["segmentation", *(["overlay"] if self._overlays else [])]
         heard = all(self.result.pipeline.get(f"{name}.subscribers", "0") != "0" for name in outputs)
-        return topics <= seen and heard and bool(self.result.classes)
+        hears = all(subscription.get_publisher_count() for subscription in self._node.subscriptions)
+        return topics <= seen and heard and hears and bool(self.result.classes)
 
     def _progress(self) -> int:
         return self._arrived + self.result.lost()

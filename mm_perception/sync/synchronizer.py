@@ -35,7 +35,7 @@ class Stream:
         required: a set without it is dropped.
         window_ns: 0 for nearest match; else messages of this span before the target are gathered.
         min_period_ns: no two messages are closer than this, which lets sets be decided before the next
-            message came; None: learned (half the smallest gap seen).
+            message came; None: learned (half the smallest gap seen; before that, the tolerance).
         max_buffer: how many messages wait at most; the oldest is dropped beyond that.
     """
 
@@ -87,12 +87,13 @@ class SyncStats:
 
 
 class _Gap:
-    """A lower bound of the time between a stream's messages, given or learned."""
+    """A lower bound of the time between a stream's messages: given, learned, or assumed until two have come."""
 
-    __slots__ = ("_given_ns", "_smallest_ns")
+    __slots__ = ("_assumed_ns", "_given_ns", "_smallest_ns")
 
-    def __init__(self, given_ns: int | None) -> None:
+    def __init__(self, given_ns: int | None, assumed_ns: int) -> None:
         self._given_ns = given_ns
+        self._assumed_ns = assumed_ns
         self._smallest_ns: int | None = None
 
     def note(self, newest_ns: int | None, stamp_ns: int) -> None:
@@ -105,7 +106,9 @@ class _Gap:
         """Half the smallest gap seen leaves room for jitter."""
         if self._given_ns is not None:
             return max(self._given_ns, 1)
-        return max((self._smallest_ns or 0) // 2, 1)
+        if self._smallest_ns is None:
+            return self._assumed_ns
+        return max(self._smallest_ns // 2, 1)
 
 
 class _Buffer(Generic[Item]):
@@ -119,7 +122,7 @@ class _Buffer(Generic[Item]):
         self.items: list[Item] = []
         self.head = 0
         self.newest: int | None = None
-        self.gap = _Gap(stream.min_period_ns)
+        self.gap = _Gap(stream.min_period_ns, stream.tolerance_ns + 1)
 
     def __len__(self) -> int:
         return len(self.stamps) - self.head
@@ -204,7 +207,8 @@ class Synchronizer(Generic[Item]):
         self.reference = reference
         self.stats = SyncStats()
         self._max_wait_ns = max_wait_ns
-        self._gap = _Gap(reference_min_period_ns)
+        widest_ns = max((stream.tolerance_ns for stream in streams), default=0)
+        self._gap = _Gap(reference_min_period_ns, 2 * widest_ns + 1)
         self._max_pending = max_pending
         self._jump_ns = jump_ns
         self._pending: list[_Pending[Item]] = []

@@ -98,6 +98,12 @@ def test_learned_periods_decide_before_the_next_message():
     assert [m.stamp_ns for m in ready] == [400 * MS]
 
 
+def test_first_set_does_not_wait_for_a_second_reference():
+    sync = make(Stream("lidar", 0, 60 * MS), Stream("depth", 0, 60 * MS), reference_min_period_ns=None)
+    ready = feed(sync, [("depth", 93 * MS), ("rgb", 100 * MS), ("lidar", 108 * MS)])
+    assert [m.skew_ns["lidar"] for m in ready] == [8 * MS]
+
+
 def test_timeout_names_what_is_missing():
     sync = make(Stream("thermal", required=False), Stream("lidar", required=False), max_wait_ns=100)
     assert sync.push("rgb", 1000, "r", now_ns=5) == []
