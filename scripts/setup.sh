@@ -79,7 +79,9 @@ install_torch() {
   settings=$("$venv/bin/python" -m pip config list)
   # PyPI's default build brings gigabytes of CUDA libraries. A find-links folder is taken to hold the right one.
   if [[ -n ${TORCH_INDEX_URL:-} || $settings != *find-links* ]]; then
-    pip_install --no-deps --index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}" torch==2.13.0
+    local index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
+    "$venv/bin/python" -m pip install --quiet --retries 1 --no-deps --index-url "$index" torch==2.13.0 2>/dev/null ||
+      printf '      %s has no torch 2.13.0 for us: taking the default build, which is large\n' "$index"
   fi
   pip_install torch==2.13.0
 }

@@ -83,7 +83,7 @@ class SegmentationPipeline:
     def _x_tensor(self, observation: Observation, reference: ImageFrame, placement: Placement) -> NDArray[np.float32]:
         card, measurement = self.card, observation.bundle.measurements[self.x_sensor]
         if isinstance(measurement, ImageFrame):
-            image: NDArray[Any] = placement.resize(measurement.image)
+            image: NDArray[Any] = placement.resize(measurement.image, border=255.0 * float(np.mean(card.x_mean)))
         else:
             image = self.x_image(measurement, reference, placement, observation.calibration)
         reverse = card.channel_order == "bgr" and card.modality == "rgb"
@@ -145,7 +145,8 @@ def choose_x_sensor(card: ModelCard, rig: RigConfig, x_sensor: str = "") -> str:
     """The sensor for the model's X input.
 
     Raises:
-        ConfigError: the rig has none of the model's modality, or the named one is of another kind.
+        ConfigError: the rig has none of the model's modality, the named one is of another kind, or the encoding
+            needs the reference camera's CameraInfo and the rig names no topic for it.
     """
     if card.modality == "rgb":
         if x_sensor not in ("", rig.reference):
@@ -156,6 +157,11 @@ def choose_x_sensor(card: ModelCard, rig: RigConfig, x_sensor: str = "") -> str:
         raise ConfigError(
             f"model {card.name} needs a {card.modality} sensor, rig {rig.name} has "
             f"{', '.join(fitting) or 'none'}{f', not {x_sensor!r}' if x_sensor else ''}"
+        )
+    needs_camera = card.modality == "lidar" or card.encoding == "hha"
+    if needs_camera and not rig.sensor(rig.reference).camera_info:
+        raise ConfigError(
+            f"model {card.name} needs the camera_info of sensor {rig.reference!r}: rig {rig.name} has none"
         )
     return x_sensor or fitting[0]
 

@@ -151,6 +151,9 @@ def test_model_without_its_sensor_is_a_configuration_error():
     with pytest.raises(ConfigError, match="not 'thermal'"):
         choose_x_sensor(card(), RIG, "thermal")
     assert choose_x_sensor(card(), RIG, "lidar") == "lidar"
+    blind = RigConfig((SensorConfig("rgb", "rgb"), SensorConfig("lidar", "lidar")), "rgb")
+    with pytest.raises(ConfigError, match="camera_info"):
+        choose_x_sensor(card(), blind)
 
 
 def test_most_likely_is_argmax():
