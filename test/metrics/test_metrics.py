@@ -21,6 +21,14 @@ def test_perfect_and_half_right():
     assert scores.pixel_accuracy == 0.5
 
 
+def test_rows_are_the_truth():
+    matrix = ConfusionMatrix(2)
+    matrix.add(np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))
+    assert matrix.counts.tolist() == [[1, 2], [0, 1]]
+    np.testing.assert_allclose(matrix.scores().accuracy, [1 / 3, 1])
+    np.testing.assert_allclose(matrix.scores().iou, [1 / 3, 1 / 3])
+
+
 def test_ignored_pixels_do_not_count():
     matrix = ConfusionMatrix(2)
     matrix.add(np.array([[255, 1]], np.uint8), np.array([[0, 1]], np.uint8))
