@@ -185,6 +185,10 @@ class TransformTree:
         edge = self._edges.get(parent_from_child.src)
         if edge is None or edge.static is not None or edge.parent != parent_from_child.dst:
             edge = self._edges[parent_from_child.src] = _Edge(parent_from_child.dst)
+        if edge.stamps_ns and stamp_ns < edge.stamps_ns[-1] - self._keep_ns:
+            # Older than anything that is kept: time jumped back, and what was known belongs to another time.
+            edge.stamps_ns.clear()
+            edge.transforms.clear()
         i = bisect.bisect_left(edge.stamps_ns, stamp_ns)
         if i < len(edge.stamps_ns) and edge.stamps_ns[i] == stamp_ns:
             edge.transforms[i] = parent_from_child
@@ -194,9 +198,12 @@ class TransformTree:
         stale = bisect.bisect_left(edge.stamps_ns, edge.stamps_ns[-1] - self._keep_ns)
         del edge.stamps_ns[:stale], edge.transforms[:stale]
 
-    def clear_dynamic(self) -> None:
-        """Forgets everything that changes with time (after a jump back in time)."""
-        self._edges = {child: edge for child, edge in self._edges.items() if edge.static is not None}
+    def forget_after(self, stamp_ns: int) -> None:
+        """Forgets what was known of later times (after a jump back to `stamp_ns`); static links stay."""
+        for edge in self._edges.values():
+            first = bisect.bisect_right(edge.stamps_ns, stamp_ns)
+            del edge.stamps_ns[first:], edge.transforms[first:]
+        self._edges = {c: e for c, e in self._edges.items() if e.static is not None or e.stamps_ns}
 
     def frames(self) -> tuple[str, ...]:
         return tuple(sorted(set(self._edges) | {edge.parent for edge in self._edges.values()}))

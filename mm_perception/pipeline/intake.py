@@ -7,7 +7,7 @@ clock that is handed in, and on nothing else.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.decoders import make_decoder
 from mm_perception.codec.transforms import feed_transforms
-from mm_perception.core.errors import CalibrationError, DataError, MmPerceptionError
+from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.rig import RigConfig, SensorConfig
 from mm_perception.core.types import EventPacket, Measurement, SensorBundle
 from mm_perception.geometry.camera import CameraModel
@@ -121,6 +121,7 @@ class Intake:
         self._cameras: dict[str, CameraModel] = {}
         self._tree = TransformTree()
         self._jumps_seen = 0
+        self._held: deque[tuple[MatchedSet[Measurement], int]] = deque()
         self._synchronizer = synchronizer or make_synchronizer(rig)
         self.inputs = _inputs(rig)
         self._routes: dict[str, list[InputTopic]] = {}
@@ -148,11 +149,11 @@ class Intake:
 
     def poll(self, now_ns: int) -> list[Observation]:
         """The observations whose waiting time is up."""
-        return self._observe_all(self._synchronizer.poll(now_ns))
+        return self._observe_all(self._synchronizer.poll(now_ns), now_ns)
 
     def flush(self) -> list[Observation]:
         """Everything that waits, at the end of a recording."""
-        return self._observe_all(self._synchronizer.flush())
+        return self._observe_all(self._synchronizer.flush(), None)
 
     def _take(self, route: InputTopic, msg: Any, now_ns: int) -> list[Observation]:
         if route.role == "sensor":
@@ -161,30 +162,47 @@ class Intake:
             self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
             self.newest_ns[route.sensor] = measurement.stamp_ns
             matched = self._synchronizer.push(route.sensor, measurement.stamp_ns, measurement, now_ns)
-            self._follow_time_jumps()
-            return self._observe_all(matched)
+            self._follow_time_jumps(measurement.stamp_ns)
+            return self._observe_all(matched, now_ns)
         if route.role == "camera_info":
             self._cameras[route.sensor] = decode_camera_info(msg)
         else:
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
                 self.reject(route.topic, error)
-        return []
+        return self._observe_all([], now_ns)
 
-    def _follow_time_jumps(self) -> None:
+    def _follow_time_jumps(self, stamp_ns: int) -> None:
         """Transforms of the time before a jump back would be interpolated with those after it."""
         jumps = self._synchronizer.stats.time_jumps[self.rig.reference]
         if jumps != self._jumps_seen:
             self._jumps_seen = jumps
-            self._tree.clear_dynamic()
+            self._tree.forget_after(stamp_ns)
+            for _ in range(len(self._held)):
+                self._held.popleft()
+                self.reject("bundle", CalibrationError("time jumped back while its transforms were awaited"))
 
-    def _observe_all(self, matched: list[MatchedSet[Measurement]]) -> list[Observation]:
-        observations = []
+    def _observe_all(self, matched: list[MatchedSet[Measurement]], now_ns: int | None) -> list[Observation]:
+        """Turns sets into observations, in order.
+
+        With a fixed frame, a set waits for the transforms of its stamps: they come from odometry, later than the
+        sensors' own messages. It goes as it is after the rig's waiting time, or at once if `now_ns` is None.
+        """
+        wait_ns = round(self.rig.max_wait_ms * _MS) if self.rig.fixed_frame else 0
         for one in matched:
             self.latency.add({"sync_wait": one.waited_ns * 1e-6})
+            self._held.append((one, (now_ns or 0) + wait_ns))
+        observations = []
+        while self._held:
+            one, give_up_ns = self._held[0]
             try:
-                observations.append(self._observe(one))
-            except MmPerceptionError as error:
+                observation = self._observe(one)
+            except Exception as error:  # as in `receive`
                 self.reject("bundle", error)
+            else:
+                if observation.calibration.problems and now_ns is not None and now_ns < give_up_ns:
+                    break
+                observations.append(observation)
+            self._held.popleft()
         return observations
 
     def _observe(self, matched: MatchedSet[Measurement]) -> Observation:

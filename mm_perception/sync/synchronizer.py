@@ -86,6 +86,10 @@ class SyncStats:
     timeouts: int = 0
 
 
+_WINDOW_SLACK_NS = 1_000_000_000
+"""How much later than its events a reference may arrive."""
+
+
 class _Gap:
     """A lower bound of the time between a stream's messages: given, learned, or assumed until two have come."""
 
@@ -303,8 +307,20 @@ class Synchronizer(Generic[Item]):
             self._drop(stream.name, "duplicate")
             return
         buffer.insert(stamp_ns, item)
+        if stream.window_ns:
+            self._discard_old_window(buffer)
         if len(buffer) > stream.max_buffer:
             self._drop(stream.name, "overflow", buffer.drop_front(1))
+
+    def _discard_old_window(self, buffer: _Buffer[Item]) -> None:
+        """Bounds a window stream by time: what no reference that may still come could reach."""
+        assert buffer.newest is not None
+        stream = buffer.stream
+        span_ns = stream.window_ns + stream.tolerance_ns + self._max_wait_ns + _WINDOW_SLACK_NS
+        if buffer.stamps[buffer.head] >= buffer.newest - 2 * span_ns:
+            return  # in batches, and not at each message
+        oldest = bisect.bisect_left(buffer.stamps, buffer.newest - span_ns, buffer.head)
+        self._drop(stream.name, "unmatched", buffer.drop_front(oldest - buffer.head))
 
     def _is_late(self, stream: Stream, stamp_ns: int) -> bool:
         """Whether no reference that is still open or to come could take the message."""

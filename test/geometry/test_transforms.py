@@ -114,5 +114,18 @@ def test_old_transforms_are_forgotten_and_a_jump_clears_the_moving_ones():
         tree.add(about_z("map", "base", 0), stamp_ns)
     with pytest.raises(CalibrationError):
         tree.lookup("map", "base", 800)
-    tree.clear_dynamic()
+    tree.forget_after(950)
+    assert tree.lookup("map", "base", 940).dst == "map"
+    with pytest.raises(CalibrationError):
+        tree.lookup("map", "base", 960)
+    tree.forget_after(0)
     assert tree.frames() == ("base", "camera")
+
+
+def test_transform_of_long_before_starts_the_link_anew():
+    tree = TransformTree(keep_ns=100)
+    tree.add(about_z("map", "base", 0), 1000)
+    tree.add(about_z("map", "base", 90), 5)
+    assert tree.lookup("map", "base", 5).rotation[0, 1] == pytest.approx(-1)
+    with pytest.raises(CalibrationError):
+        tree.lookup("map", "base", 500)

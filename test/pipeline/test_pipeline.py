@@ -230,7 +230,34 @@ def test_moving_transforms_are_forgotten_after_a_jump_back():
     (first_after,) = at(1.0)
     assert intake.sync_stats.time_jumps["rgb"] == 1
     assert first_after.bundle.stamp_ns == 1_000_000_000
-    assert intake._tree.frames() == ()
+    assert first_after.calibration.problems == {}
+
+
+def test_bundle_waits_for_the_transforms_of_its_stamps():
+    """Odometry comes after the images that it belongs to."""
+    rig = RigConfig((SensorConfig("rgb", "rgb"),), "rgb", max_wait_ms=100.0, fixed_frame="odom")
+    factory, image = BagMessages(), np.zeros((4, 4, 3), np.uint8)
+    move = RigidTransform("odom", "cam", np.eye(3), np.zeros(3))
+    intake = Intake(rig)
+
+    def see(stamp_ns: int, now_ns: int) -> list[Observation]:
+        return intake.receive("~/input/rgb", encode_compressed(factory, image, "png", stamp_ns, "cam"), now_ns)
+
+    def move_at(stamp_ns: int, now_ns: int) -> list[Observation]:
+        return intake.receive("/tf", encode_transforms(factory, [move], stamp_ns), now_ns)
+
+    ms = 1_000_000
+    move_at(1000 * ms, 0)
+    assert see(1010 * ms, 0) == []
+    assert see(1015 * ms, 5 * ms) == []
+    ready = move_at(1020 * ms, 20 * ms)
+    assert [o.bundle.stamp_ns for o in ready] == [1010 * ms, 1015 * ms]
+    assert all(not o.calibration.problems for o in ready)
+    assert see(1110 * ms, 110 * ms) == []
+    (given_up,) = intake.poll(210 * ms)
+    assert "rgb" in given_up.calibration.problems
+    assert see(1111 * ms, 300 * ms) == []
+    assert len(intake.flush()) == 1
 
 
 def test_overlay_shows_classes_and_says_untrained():

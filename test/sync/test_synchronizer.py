@@ -176,6 +176,15 @@ def test_reference_that_never_comes_does_not_hold_memory():
     assert sync.stats.dropped["depth", "overflow"] == 4_950
 
 
+def test_window_stream_is_bounded_by_time():
+    sync = make(Stream("events", window_ns=50 * MS, tolerance_ns=0, max_buffer=10**6), max_wait_ns=100 * MS)
+    for i in range(20_000):
+        sync.push("events", i * MS, "e", 0)
+        assert len(sync) <= 2 * 1_150 + 2
+    ready = feed(sync, [("rgb", 19_500 * MS)])
+    assert len(ready[0].items["events"]) == 51
+
+
 def test_window_gathers_all_packets_that_reach_into_it():
     sync = make(Stream("events", window_ns=30, tolerance_ns=0))
     ready = feed(sync, [("events", t) for t in (0, 10, 20, 30, 40)] + [("rgb", 45), ("events", 50)])
