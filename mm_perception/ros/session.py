@@ -90,6 +90,7 @@ class FusionSession:
         self._on_overlay = on_overlay
         self.result = SessionResult()
         self._overlays = overlays
+        self._lost_before = 0  # what others sent before the first bag
         self._arrived = 0  # frames whose last output (the overlay, if there is one) has come
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
@@ -135,6 +136,8 @@ class FusionSession:
             self.wait_until(lambda: not publishers.unmatched() and self._is_connected(sensors), 300.0, "the node")
             reference = self._rig.sensor(self._rig.reference).input_topic
             total = bag.count(reference)
+            if self.result.frames == 0:
+                self._lost_before = self.result.lost()
             start_s, first_ns = time.monotonic(), None
             for message in bag.messages(topics):
                 first_ns = message.log_ns if first_ns is None else first_ns
@@ -249,7 +252,7 @@ class FusionSession:
         return topics <= seen and heard and hears and bool(self.result.classes)
 
     def _progress(self) -> int:
-        return self._arrived + self.result.lost()
+        return self._arrived + self.result.lost() - self._lost_before
 
     def _wait_for_room(self) -> None:
         """Until the frames that were sent are done, so that the node's slot is free for the next one."""
