@@ -19,14 +19,21 @@ _DEPTH = 200
 class BagPublishers:
     """A reliable publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
 
-    def __init__(self, node: Node, bag: BagReader, topics: Collection[str]) -> None:
-        """Raises ConfigError if an interface package of the bag is not installed."""
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._publishers: dict[str, Publisher] = {}
+
+    def add(self, bag: BagReader, topics: Collection[str]) -> None:
+        """Makes publishers for those of the topics that have none yet; connections that stand are kept.
+
+        Raises:
+            ConfigError: an interface package of the bag is not installed.
+        """
         for topic, type_name in bag.topics.items():
-            if topic in topics:
+            if topic in topics and topic not in self._publishers:
                 latched = topic == TF_STATIC_TOPIC or bag.qos_durability_transient(topic)
                 qos = output_qos(latched, _DEPTH)
-                self._publishers[topic] = node.create_publisher(message_class(type_name), topic, qos)
+                self._publishers[topic] = self._node.create_publisher(message_class(type_name), topic, qos)
 
     def unmatched(self) -> list[str]:
         """Topics that nobody subscribes to yet."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class FusionSession:
         self.result = SessionResult()
         self._overlays = overlays
         self._lost_before = 0  # what others sent before the first bag
-        self._arrived = 0  # frames whose last output (the overlay, if there is one) has come
+        self._came: Counter[str] = Counter()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
         for name, value in (parameters | (_lossless_qos(rig) if lossless else {})).items():
@@ -101,6 +102,7 @@ class FusionSession:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self._node = rclpy.create_node("fusion_session", context=self._context)
+        self._publishers = BagPublishers(self._node)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._subscribe(overlays)
@@ -131,7 +133,8 @@ class FusionSession:
         """
         with BagReader(path) as bag:
             topics = self._playable(bag)
-            publishers = BagPublishers(self._node, bag, topics)
+            publishers = self._publishers
+            publishers.add(bag, topics)
             sensors = {s.input_topic for s in self._rig.sensors} & topics
             self.wait_until(lambda: not publishers.unmatched() and self._is_connected(sensors), 300.0, "the node")
             reference = self._rig.sensor(self._rig.reference).input_topic
@@ -219,13 +222,12 @@ class FusionSession:
 
     def _take_segmentation(self, msg: Any) -> None:
         stamp_ns = header_stamp_ns(msg)
-        if not self._overlays:
-            self._arrived += 1
+        self._came["segmentation"] += 1
         self.result.segmentations[stamp_ns] = np.array(decode_pixels(msg)[0], np.uint8)
 
     def _take_overlay(self, msg: Any) -> None:
         picture = np.array(decode_pixels(msg)[0], np.uint8)
-        self._arrived += 1
+        self._came["overlay"] += 1
         if self._on_overlay is not None:
             self._on_overlay(header_stamp_ns(msg), picture)
         else:
@@ -250,6 +252,11 @@ class FusionSession:
         heard = all(self.result.pipeline.get(f"{name}.subscribers", "0") != "0" for name in outputs)
         hears = all(subscription.get_publisher_count() for subscription in self._node.subscriptions)
         return topics <= seen and heard and hears and bool(self.result.classes)
+
+    @property
+    def _arrived(self) -> int:
+        """Frames whose outputs have all come; messages of two topics come in any order."""
+        return min(self._came[name] for name in ("segmentation", *(["overlay"] if self._overlays else [])))
 
     def _progress(self) -> int:
         return self._arrived + self.result.lost() - self._lost_before
