@@ -6,7 +6,9 @@ package_name = "mm_perception"
 
 
 def config_files(folder: str) -> tuple[str, list[str]]:
-    return f"share/{package_name}/{folder}", [*glob(f"{folder}/*.yaml"), *glob(f"{folder}/*.rviz")]
+    return f"share/{package_name}/{folder}", sum(
+        (glob(f"{folder}/*{end}") for end in (".yaml", ".rviz", ".safetensors")), []
+    )
 
 
 setup(
@@ -19,8 +21,10 @@ setup(
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
         config_files("config"),
         config_files("config/models"),
+        config_files("config/recipes"),
         config_files("config/rigs"),
         config_files("config/rviz"),
+        config_files("config/scenarios"),
     ],
     package_data={package_name: ["py.typed"]},
     python_requires=">=3.10",

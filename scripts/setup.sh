@@ -42,7 +42,7 @@ find_python() {
 has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 install_debian_packages() {
-  local missing=()
+  local missing=() optional=()
   [[ -n $(find_python) ]] || missing+=(python3)
   if [[ -z $(find_python) ]] || ! has_venv "$(find_python)"; then missing+=(python3-venv python3-dev); fi
   command -v cmake >/dev/null || missing+=(cmake)
@@ -53,15 +53,30 @@ install_debian_packages() {
     header=$("$(find_python)" -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')
     [[ -f $header ]] || missing+=(python3-dev)
   fi
-  [[ ${#missing[@]} -gt 0 ]] || return 0
+  # What open3d's library is linked with. Without them everything but the simulated world works.
+  has_library libusb-1.0.so.0 || optional+=(libusb-1.0-0)
+  has_library libGL.so.1 || optional+=(libgl1)
+  has_library libEGL.so.1 || optional+=(libegl1)
+  has_library libX11.so.6 || optional+=(libx11-6)
+  has_library libgomp.so.1 || optional+=(libgomp1)
+  [[ ${#missing[@]} -gt 0 || ${#optional[@]} -gt 0 ]] || return 0
+  if ! (apt_install "${missing[@]}" "${optional[@]}"); then
+    [[ ${#missing[@]} -eq 0 ]] || fail "please run: sudo apt-get install -y ${missing[*]} ${optional[*]}"
+    printf '      no simulated world without: sudo apt-get install -y %s\n' "${optional[*]}"
+  fi
+}
+
+has_library() { "$(command -v ldconfig || echo /sbin/ldconfig)" -p | grep -q "$1 "; }
+
+apt_install() { # packages; fails where that is not allowed
   local as_root=()
+  command -v apt-get >/dev/null || return 1
   if [[ $(id -u) -ne 0 ]]; then
-    command -v sudo >/dev/null && sudo -n true 2>/dev/null || fail "please run: sudo apt-get install -y ${missing[*]}"
+    command -v sudo >/dev/null && sudo -n true 2>/dev/null || return 1
     as_root=(sudo -n)
   fi
-  command -v apt-get >/dev/null || fail "please install: ${missing[*]}"
   quietly "${as_root[@]}" apt-get update
-  quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+  quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
 ros_is_installed() { [[ -n ${ROS_DISTRO:-} ]] && "$python" -c 'import rclpy' 2>/dev/null; }

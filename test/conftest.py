@@ -32,8 +32,8 @@ def small_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A card of an untrained thermal network with a small input, quick to export and to run."""
     path = tmp_path_factory.mktemp("card") / "small.yaml"
     path.write_text(
-        "name: small\nvariant: b0\ndecoder_dim: 64\nclasses: [a, b, c, d, e, f, g, h, i]\n"
-        "modality: thermal\nencoding: kelvin\n"
+        f"name: small\nvariant: b0\ndecoder_dim: 64\nclasses: [{', '.join('abcdefghijklmnopqrs')}]\n"
+        "modality: thermal\nencoding: agc\n"
         "input_height: 96\ninput_width: 128\nchannel_order: rgb\ntrained: false\nweights: random:3\n"
     )
     return path
@@ -41,9 +41,13 @@ def small_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six frames of the demo street, all five modalities and labels."""
-    from mm_perception.sim.demo_bag import write_demo_bag
+    """Six frames at 10 Hz of a simulated street by day: all five modalities and labels."""
+    pytest.importorskip("open3d", reason="the simulated world needs open3d-cpu", exc_type=ImportError)
+    from mm_perception.core.rig import load_rig
+    from mm_perception.sim.scenario import Ego, Scenario
+    from mm_perception.sim.simulate import simulate
 
     path = tmp_path_factory.mktemp("bag") / "street.mcap"
-    write_demo_bag(path, frames=6, seed=1)
+    scenario = Scenario(seed=1, traffic=0.5, parked=0.5, people=0.5, ego=Ego(speed_mps=6.0))
+    simulate(scenario, load_rig("demo"), 0.6, path, workers=1)
     return path

@@ -23,19 +23,24 @@ MAY_IMPORT = {
     "pipeline": {"core", "geometry", "sensing", "sync", "metrics", "codec", "engines"},
     "sim": {"core", "geometry", "codec", "bags"},
     "convert": {"core", "geometry", "codec", "bags"},
-    "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline"},
+    "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
+    "training": {
+        *("core", "geometry", "sensing", "metrics", "codec", "bags"),
+        *("models", "engines", "pipeline", "replay", "sim"),
+    },
     "ros": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 
 ONLY_IN = {
-    "torch": ("models/", "engines/torch_engine.py", "engines/export.py"),
-    "safetensors": ("models/", "engines/"),
+    "torch": ("models/", "training/", "engines/torch_engine.py", "engines/export.py"),
+    "safetensors": ("models/", "training/", "engines/"),
     "onnx": ("engines/export.py",),
     "onnxruntime": ("engines/onnx_engine.py",),
     "openvino": ("engines/openvino_engine.py",),
     "tensorrt": ("engines/tensorrt_engine.py",),
     "rosbags": ("bags/",),
+    "open3d": ("sim/scene.py",),
     "rclpy": ("ros/", "cli/bench_sync.py"),
     "message_filters": ("ros/", "cli/bench_sync.py"),
     "rcl_interfaces": ("ros/",),

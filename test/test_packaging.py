@@ -23,6 +23,7 @@ FROM_PIP = {
     "onnx",
     "onnxscript",
     "safetensors",
+    "open3d",
     "backports",
     "compression",
 }

@@ -20,20 +20,23 @@ from mm_perception.core.settings import FusionSettings
 from mm_perception.engines.card import find_card
 from mm_perception.pipeline.segmentation import choose_x_sensor
 from mm_perception.replay.report import UNTRAINED, write_png, write_report
-from mm_perception.sim.demo_bag import write_demo_bag
+from mm_perception.sim.scenario import load_scenario
+from mm_perception.sim.simulate import simulate
 
 if TYPE_CHECKING:
     from mm_perception.ros.session import SessionResult
 
 DEMO_BAG = Path("rosbags/demo.mcap")
-DEMO_FRAMES = 20
+DEMO_SCENARIO, DEMO_SECONDS, DEMO_RATE_HZ = "demo", 2.0, 4.0
 PACED_WAIT_MS = 5000.0
 """A paced player may hold messages back for as long as one inference; bundles must not give up on them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--bag", type=Path, help="bag to play (default: the demo bag, made on first use)")
+    parser.add_argument(
+        "--bag", type=Path, help="bag to play (default: the demo bag, which is made if it is not there)"
+    )
     parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
     parser.add_argument("--model", default="", help="model card: a name in config/models or a path")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
@@ -96,8 +99,15 @@ def run(args: argparse.Namespace) -> int:
 def _demo_bag(console: Console) -> Path:
     if not DEMO_BAG.is_file():
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"making {DEMO_BAG} (once)", total=DEMO_FRAMES)
-            write_demo_bag(DEMO_BAG, DEMO_FRAMES, 0, lambda done, _: progress.update(task, completed=done))
+            task = progress.add_task(f"making {DEMO_BAG} (once)", total=None)
+            simulate(
+                load_scenario(DEMO_SCENARIO),
+                load_rig("demo"),
+                DEMO_SECONDS,
+                DEMO_BAG,
+                rate_hz=DEMO_RATE_HZ,
+                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
     return DEMO_BAG
 
 

@@ -110,8 +110,20 @@ def encode_point_cloud(factory: MessageFactory, cloud: PointCloud) -> Any:
             columns["time"] = ("f4", cloud.offset_ns.astype(np.float64) * 1e-9)
         else:
             columns["t"] = ("u4", cloud.offset_ns)
+    return encode_columns(factory, columns, cloud.stamp_ns, cloud.frame_id)
+
+
+def encode_columns(
+    factory: MessageFactory, columns: Mapping[str, tuple[str, NDArray[Any]]], stamp_ns: int, frame_id: str
+) -> Any:
+    """sensor_msgs/PointCloud2 with one field per column, packed without gaps.
+
+    Args:
+        columns: by field name, the little-endian numpy kind (u1, u2, u4, f4, f8) and the N values.
+    """
     layout = np.dtype([(name, "<" + kind) for name, (kind, _) in columns.items()])
-    packed = np.zeros(len(cloud), layout)
+    count = len(next(iter(columns.values()))[1])
+    packed = np.zeros(count, layout)
     for name, (_, values) in columns.items():
         packed[name] = values
     fields = [
@@ -126,15 +138,39 @@ def encode_point_cloud(factory: MessageFactory, cloud: PointCloud) -> Any:
     ]
     return factory.make(
         "sensor_msgs/msg/PointCloud2",
-        header=make_header(factory, cloud.stamp_ns, cloud.frame_id),
+        header=make_header(factory, stamp_ns, frame_id),
         height=1,
-        width=len(cloud),
+        width=count,
         fields=fields,
         is_bigendian=False,
         point_step=layout.itemsize,
-        row_step=layout.itemsize * len(cloud),
+        row_step=layout.itemsize * count,
         data=factory.octets(packed.view(np.uint8).reshape(-1)),
         is_dense=True,
+    )
+
+
+def encode_odometry(
+    factory: MessageFactory, odom_from_base: RigidTransform, speed_mps: float, yaw_rate_radps: float, stamp_ns: int
+) -> Any:
+    """nav_msgs/Odometry: pose in the parent frame, twist in the child's (REP 105); covariances are zero."""
+    twist = factory.make(
+        "geometry_msgs/msg/Twist",
+        linear=_vector(factory, np.array([speed_mps, 0.0, 0.0])),
+        angular=_vector(factory, np.array([0.0, 0.0, yaw_rate_radps])),
+    )
+    x, y, z = (float(v) for v in odom_from_base.translation)
+    pose = factory.make(
+        "geometry_msgs/msg/Pose",
+        position=factory.make("geometry_msgs/msg/Point", x=x, y=y, z=z),
+        orientation=_quaternion(factory, odom_from_base.quat_xyzw),
+    )
+    return factory.make(
+        "nav_msgs/msg/Odometry",
+        header=make_header(factory, stamp_ns, odom_from_base.dst),
+        child_frame_id=odom_from_base.src,
+        pose=factory.make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
+        twist=factory.make("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
     )
 
 
@@ -233,14 +269,19 @@ def encode_label_info(
     )
 
 
-def encode_detections(factory: MessageFactory, detections: Detections3D) -> Any:
-    """vision_msgs/Detection3DArray: geometric centres, size.x along the heading, one hypothesis each."""
-    boxes = [_detection(factory, detections, i) for i in range(len(detections))]
+def encode_detections(factory: MessageFactory, detections: Detections3D, ids: Sequence[str] | None = None) -> Any:
+    """vision_msgs/Detection3DArray: geometric centres, size.x along the heading, one hypothesis each.
+
+    Args:
+        ids: names of the objects that stay the same from message to message; None: empty.
+    """
+    names = [""] * len(detections) if ids is None else ids
+    boxes = [_detection(factory, detections, i, name) for i, name in enumerate(names)]
     header = make_header(factory, detections.stamp_ns, detections.frame_id)
     return factory.make("vision_msgs/msg/Detection3DArray", header=header, detections=boxes)
 
 
-def _detection(factory: MessageFactory, d: Detections3D, i: int) -> Any:
+def _detection(factory: MessageFactory, d: Detections3D, i: int, name: str) -> Any:
     pose = _box_pose(factory, d, i)
     hypothesis = factory.make(
         "vision_msgs/msg/ObjectHypothesisWithPose",
@@ -254,7 +295,7 @@ def _detection(factory: MessageFactory, d: Detections3D, i: int) -> Any:
         header=make_header(factory, d.stamp_ns, d.frame_id),
         results=[hypothesis],
         bbox=factory.make("vision_msgs/msg/BoundingBox3D", center=pose, size=_vector(factory, d.sizes_lwh[i])),
-        id="",
+        id=name,
     )
 
 
@@ -370,6 +411,7 @@ def _quaternion(factory: MessageFactory, quat_xyzw: NDArray[np.floating]) -> Any
 
 __all__ = [
     "encode_camera_info",
+    "encode_columns",
     "encode_compressed",
     "encode_detections",
     "encode_diagnostics",
@@ -378,6 +420,7 @@ __all__ = [
     "encode_image",
     "encode_label_info",
     "encode_markers",
+    "encode_odometry",
     "encode_point_cloud",
     "encode_transforms",
     "make_time",

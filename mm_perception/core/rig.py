@@ -27,6 +27,19 @@ DEFAULT_DEPTH = {"events": 64}
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """Where a sensor sits and how it sees. Only the simulator reads it: a vehicle says it by TF and CameraInfo."""
+
+    frame_id: str = setting(description="its frame; of a camera the optical frame")
+    xyz_m: tuple[float, float, float] = setting(description="place in base_link: ahead, left, up")
+    yaw_deg: float = setting(0.0, "where it looks, about +z, 0: ahead", minimum=-360.0, maximum=360.0)
+    pitch_deg: float = setting(0.0, "how far it looks down", minimum=-90.0, maximum=90.0)
+    width_px: int = setting(0, "cameras: image width", minimum=0, maximum=8192)
+    height_px: int = setting(0, "cameras: image height", minimum=0, maximum=8192)
+    focal_px: float = setting(0.0, "cameras: focal length, the principal point is the middle", minimum=0.0, maximum=1e5)
+
+
+@dataclass(frozen=True, slots=True)
 class SensorConfig:
     """One sensor of the rig."""
 
@@ -45,6 +58,7 @@ class SensorConfig:
     intensity_max: float = setting(255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6)
     reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
+    mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.replace("_", "a").isalnum():

@@ -28,6 +28,7 @@ from mm_perception.codec.encode import (
     encode_point_cloud,
     encode_transforms,
 )
+from mm_perception.core.rig import load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.core.types import Detections3D, EventPacket, PointCloud
 from mm_perception.geometry.transforms import RigidTransform
@@ -35,9 +36,12 @@ from mm_perception.pipeline.perception import build_perception
 from mm_perception.replay.replay import replay_bag
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.qos import output_qos
-from mm_perception.sim.demo_bag import CAMERA, FRAME_NS, START_NS
+from mm_perception.sim.rig import simulated_rig
+from mm_perception.sim.simulate import START_NS
 
 pytestmark = pytest.mark.ros
+CAMERA = simulated_rig(load_rig("demo")).cameras[0].model
+FRAME_NS = 100_000_000
 STAMPS = [START_NS + i * FRAME_NS for i in range(6)]
 FACTORY = RclpyMessages()
 
@@ -74,7 +78,7 @@ def test_live_and_offline_results_are_equal_pixel_by_pixel(start_session, demo_b
     }
     assert sorted(result.overlays) == STAMPS
     assert result.overlays[STAMPS[0]].shape == (CAMERA.height, CAMERA.width, 3)
-    assert result.classes == [*"abcdefghi", "unlabeled"]
+    assert result.classes == [*"abcdefghijklmnopqrs", "unlabeled"]
     assert int(result.pipeline["published"]) == len(STAMPS)
     assert session.stop() == 0
 
@@ -100,17 +104,17 @@ def test_sigterm_ends_the_node_cleanly(start_session):
 def test_unusable_messages_are_counted_and_the_node_goes_on(start_session, demo_bag):
     session = start_session()
     pub_image = session.node.create_publisher(
-        message_class("sensor_msgs/msg/CompressedImage"), "/demo/rgb/image_raw/compressed", output_qos()
+        message_class("sensor_msgs/msg/CompressedImage"), "/sim/rgb/image_raw/compressed", output_qos()
     )
     pub_thermal = session.node.create_publisher(
-        message_class("sensor_msgs/msg/Image"), "/demo/thermal/image_raw", output_qos()
+        message_class("sensor_msgs/msg/CompressedImage"), "/sim/thermal/image_raw/compressed", output_qos()
     )
     matched = [pub_image.get_subscription_count, pub_thermal.get_subscription_count]
     session.wait_until(lambda: all(count() for count in matched), 120, "the node")
     picture = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
     truncated = encode_compressed(FACTORY, picture, "jpeg", STAMPS[0], CAMERA.frame_id)
     truncated.data = truncated.data[: len(truncated.data) // 2]
-    colour = encode_image(FACTORY, picture, "rgb8", STAMPS[0], CAMERA.frame_id)
+    colour = encode_compressed(FACTORY, picture, "png", STAMPS[0], CAMERA.frame_id)
     pub_image.publish(truncated)
     pub_thermal.publish(colour)
 
@@ -128,7 +132,7 @@ def test_unusable_messages_are_counted_and_the_node_goes_on(start_session, demo_
 def test_missing_x_measurement_is_a_counted_drop(start_session):
     session = start_session(overlays=False, max_wait_ms="50.0")
     pub = session.node.create_publisher(
-        message_class("sensor_msgs/msg/CompressedImage"), "/demo/rgb/image_raw/compressed", output_qos()
+        message_class("sensor_msgs/msg/CompressedImage"), "/sim/rgb/image_raw/compressed", output_qos()
     )
     session.wait_until(lambda: pub.get_subscription_count() > 0, 120, "the node")
     picture = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
