@@ -31,5 +31,9 @@ class EngineError(MmPerceptionError):
     """An inference engine is not available, refused its input or produced unusable output."""
 
 
+class TrainingError(MmPerceptionError):
+    """A training run cannot go on: the loss is not finite, or its checkpoint is damaged or of another run."""
+
+
 class BagError(MmPerceptionError):
     """A bag cannot be read or written."""

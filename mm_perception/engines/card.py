@@ -45,7 +45,7 @@ class ModelCard:
     """One set of weights: what it is, what goes in and what comes out."""
 
     name: str = setting(description="short name; letters, digits, '.', '_' and '-'")
-    variant: str = setting(description="MiT size of both encoder branches, b0 to b5")
+    variant: str = setting(description="MiT size of both encoder branches: tiny, or b0 to b5")
     classes: tuple[str, ...] = setting(description="class names; the index is the label")
     modality: Literal["rgb", "depth", "thermal", "events", "lidar"] = setting(
         description="what the second input shows; rgb: the image again"
@@ -68,6 +68,9 @@ class ModelCard:
     x_std: Triple = setting(IMAGENET_STD, "divides x afterwards")
     provenance: str = setting("", "where the weights come from, and their licence")
     published: dict[str, float] | None = setting(None, "published figures by name, e.g. miou_percent")
+    measured: dict[str, float] | None = setting(
+        None, "figures measured by the training command on held-out frames, e.g. miou.night as a fraction"
+    )
 
     def __post_init__(self) -> None:
         problems = [*_identity_problems(self), *_input_problems(self), *_weights_problems(self)]
@@ -102,8 +105,8 @@ def _identity_problems(card: ModelCard) -> list[str]:
     problems = []
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", card.name):
         problems.append(f"name: expected letters, digits, '.', '_' and '-', got {card.name!r}")
-    if not re.fullmatch(r"b[0-5]", card.variant):
-        problems.append(f"variant: expected b0 to b5, got {card.variant!r}")
+    if not re.fullmatch(r"tiny|b[0-5]", card.variant):
+        problems.append(f"variant: expected tiny or b0 to b5, got {card.variant!r}")
     if not 1 <= len(card.classes) <= MAX_CLASSES:
         problems.append(f"classes: expected 1 to {MAX_CLASSES} names, got {len(card.classes)}")
     double = sorted({name for name in card.classes if card.classes.count(name) > 1})

@@ -333,7 +333,7 @@ def build_cmx(variant: str = "b0", num_classes: int = 9, decoder_dim: int = 512)
     """A CMX network in training mode with torch's default weights.
 
     Args:
-        variant: MiT size of both branches, "b0" to "b5".
+        variant: MiT size of both branches: "b0" to "b5", or "tiny".
         num_classes: number of output channels.
         decoder_dim: width E of the MLP decoder.
 

@@ -33,61 +33,57 @@ from mm_perception.sensing.lidar import lidar_image
 from mm_perception.sensing.thermal import thermal_image
 
 
-class SegmentationPipeline:
-    """Pre-processing, network and post-processing of one model on one rig.
+class InputEncoder:
+    """From an observation to the two pictures that a model sees. The same code feeds the network and its training.
 
     Attributes:
         x_sensor: name of the sensor that feeds the X input; the reference itself for RGB-only models.
     """
 
-    def __init__(self, card: ModelCard, engine: Engine, rig: RigConfig, x_sensor: str = "") -> None:
+    def __init__(self, card: ModelCard, rig: RigConfig, x_sensor: str = "") -> None:
         """Raises ConfigError if the rig has no sensor for the model's X input."""
-        self.card, self.engine, self.rig = card, engine, rig
+        self.card, self.rig = card, rig
         self.x_sensor = choose_x_sensor(card, rig, x_sensor)
         self._window_ns = round(rig.sensor(self.x_sensor).window_ms * 1e6)
 
-    def step(self, observation: Observation, clock: StageClock) -> SegmentationMap:
-        """Segments the reference image.
+    def placement(self, reference: ImageFrame) -> Placement:
+        """How the reference image lies in the model's input."""
+        height, width = reference.image.shape[:2]
+        card = self.card
+        return Placement.fit(width, height, card.input_width, card.input_height, card.resize)
+
+    def pictures(self, observation: Observation) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """The reference image and the X image on the model's pixel grid.
 
         Returns:
-            Class ids with the reference image's size, stamp and frame.
+            (H, W, 3) uint8; and (H, W, 3), float32 in 0..1 or, for RGB-only models, uint8.
 
         Raises:
             DataError: the X measurement is missing or of the wrong kind.
             CalibrationError: a camera model or transform that the encoding needs is missing.
-            EngineError: the engine failed or gave values that are not finite.
         """
-        bundle = observation.bundle
+        bundle, card = observation.bundle, self.card
         reference = bundle.measurements[bundle.reference]
         assert isinstance(reference, ImageFrame)
         if self.x_sensor not in bundle.measurements:
-            raise DataError(f"no {self.card.modality} measurement of sensor {self.x_sensor!r} in the bundle")
-        height, width = reference.image.shape[:2]
-        card = self.card
-        placement = Placement.fit(width, height, card.input_width, card.input_height, card.resize)
-        with clock.measure("preprocess"):
-            rgb = self._rgb_tensor(reference, placement)
-            x = self._x_tensor(observation, reference, placement)
-        with clock.measure("inference"):
-            logits = self.engine.run({"rgb": rgb, "x": x})["logits"]
-        with clock.measure("postprocess"):
-            class_ids = placement.restore(most_likely(logits))
-        return SegmentationMap(class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained)
-
-    def _rgb_tensor(self, frame: ImageFrame, placement: Placement) -> NDArray[np.float32]:
-        card = self.card
-        border = 255.0 * float(np.mean(card.rgb_mean))  # a border of the mean colour says least
-        image = placement.resize(frame.image, border=border)
-        return to_tensor(image, card.rgb_mean, card.rgb_std, card.channel_order == "bgr")
-
-    def _x_tensor(self, observation: Observation, reference: ImageFrame, placement: Placement) -> NDArray[np.float32]:
-        card, measurement = self.card, observation.bundle.measurements[self.x_sensor]
+            raise DataError(f"no {card.modality} measurement of sensor {self.x_sensor!r} in the bundle")
+        placement = self.placement(reference)
+        # A border of the mean colour says least.
+        rgb = placement.resize(reference.image, border=255.0 * float(np.mean(card.rgb_mean)))
+        measurement = bundle.measurements[self.x_sensor]
         if isinstance(measurement, ImageFrame):
-            image: NDArray[Any] = placement.resize(measurement.image, border=255.0 * float(np.mean(card.x_mean)))
-        else:
-            image = self.x_image(measurement, reference, placement, observation.calibration)
-        reverse = card.channel_order == "bgr" and card.modality == "rgb"
-        return to_tensor(image, card.x_mean, card.x_std, reverse)
+            return rgb, placement.resize(measurement.image, border=255.0 * float(np.mean(card.x_mean)))
+        return rgb, self.x_image(measurement, reference, placement, observation.calibration)
+
+    def tensors(self, observation: Observation) -> dict[str, NDArray[np.float32]]:
+        """The model's inputs, (1, 3, H, W) each. Raises as `pictures` does."""
+        card = self.card
+        rgb, x = self.pictures(observation)
+        reverse = card.channel_order == "bgr"
+        return {
+            "rgb": to_tensor(rgb, card.rgb_mean, card.rgb_std, reverse),
+            "x": to_tensor(x, card.x_mean, card.x_std, reverse and card.modality == "rgb"),
+        }
 
     def x_image(
         self, measurement: Measurement, reference: ImageFrame, placement: Placement, calibration: Calibration
@@ -139,6 +135,43 @@ class SegmentationPipeline:
             )
         target = placement.camera(calibration.camera(self.rig.reference))
         return warp_by_rotation(image, source, target, calibration.transform_from(self.x_sensor))
+
+
+class SegmentationPipeline:
+    """Pre-processing, network and post-processing of one model on one rig."""
+
+    def __init__(self, card: ModelCard, engine: Engine, rig: RigConfig, x_sensor: str = "") -> None:
+        """Raises ConfigError if the rig has no sensor for the model's X input."""
+        self.card, self.engine = card, engine
+        self.encoder = InputEncoder(card, rig, x_sensor)
+
+    @property
+    def x_sensor(self) -> str:
+        """Name of the sensor that feeds the X input."""
+        return self.encoder.x_sensor
+
+    def step(self, observation: Observation, clock: StageClock) -> SegmentationMap:
+        """Segments the reference image.
+
+        Returns:
+            Class ids with the reference image's size, stamp and frame.
+
+        Raises:
+            DataError: the X measurement is missing or of the wrong kind.
+            CalibrationError: a camera model or transform that the encoding needs is missing.
+            EngineError: the engine failed or gave values that are not finite.
+        """
+        bundle = observation.bundle
+        reference = bundle.measurements[bundle.reference]
+        assert isinstance(reference, ImageFrame)
+        with clock.measure("preprocess"):
+            inputs = self.encoder.tensors(observation)
+        with clock.measure("inference"):
+            logits = self.engine.run(inputs)["logits"]
+        with clock.measure("postprocess"):
+            class_ids = self.encoder.placement(reference).restore(most_likely(logits))
+        card = self.card
+        return SegmentationMap(class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained)
 
 
 def choose_x_sensor(card: ModelCard, rig: RigConfig, x_sensor: str = "") -> str:

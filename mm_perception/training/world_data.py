@@ -1,0 +1,102 @@
+"""Training data from the simulated world: frames made once, encoded as the pipeline encodes them, kept as arrays.
+
+The folder is what `samples.ArraySource` reads. It is whole when meta.json is there, which is written last; a run that
+was cut short starts over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_perception.core.types import ThermalFrame
+from mm_perception.sensing.depth import raw_depth_image
+from mm_perception.sensing.image import Placement
+from mm_perception.sensing.thermal import thermal_image
+from mm_perception.sim.frames import WORLD_VERSION, LabelledFrame, make_frames
+from mm_perception.sim.surfaces import CLASSES, PALETTE
+
+SETS = {"train": 0, "val": 1}
+"""Sets of training worlds: what is trained on, and what chooses the best weights. (Judging uses other worlds.)"""
+
+ENCODINGS = {"thermal": "agc", "depth": "raw"}
+
+
+def write_world_data(
+    folder: Path,
+    seed: int,
+    count: int,
+    height: int,
+    width: int,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Makes `count` frames of height x width pixels, unless the folder holds exactly these already.
+
+    Args:
+        seed: which set of training worlds, see `sim.frames.make_frames`.
+        workers: processes; None: one per core.
+
+    Raises:
+        ConfigError: a seed or count out of range, or open3d is missing.
+        OSError: the folder cannot be written.
+    """
+    identity = {"world": WORLD_VERSION, "seed": seed, "frames": count, "height": height, "width": width}
+    if _is_there(folder, identity):
+        return
+    scratch = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    shapes = {"rgb": (count, height, width, 3), "thermal": (count, height, width), "depth": (count, height, width),
+              "labels": (count, height, width)}  # fmt: skip
+    arrays = {
+        name: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.uint8, shape)
+        for name, shape in shapes.items()
+    }
+    conditions: list[str] = []
+    for i, frame in enumerate(make_frames("train", seed, count, workers)):
+        for name, picture in encode_frame(frame, height, width).items():
+            arrays[name][i] = picture
+        conditions.append(frame.condition)
+        if on_progress is not None:
+            on_progress(i + 1, count)
+    for array in arrays.values():
+        array.flush()
+    meta = {
+        "classes": CLASSES, "palette": PALETTE, "conditions": conditions, "encodings": ENCODINGS,
+        "description": f"{count} frames of the simulated world, training set {seed}", "complete": True,
+        "made_from": identity,
+    }  # fmt: skip
+    (scratch / "meta.json").write_text(json.dumps(meta))
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.replace(folder)
+
+
+def _is_there(folder: Path, identity: dict[str, int]) -> bool:
+    try:
+        return bool(json.loads((folder / "meta.json").read_text())["made_from"] == identity)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def encode_frame(frame: LabelledFrame, height: int, width: int) -> dict[str, NDArray[np.uint8]]:
+    """The pictures of one frame as a network of that input size gets them, 8 bits each."""
+    rows, columns = frame.class_ids.shape
+    placement = Placement.fit(columns, rows, width, height, "stretch")
+    thermal = ThermalFrame(frame.thermal.astype(np.float32), "counts", 0, "camera")
+    depth_m = placement.resize(frame.depth_m, nearest=True, border=float("nan"))
+    return {
+        "rgb": placement.resize(frame.rgb),
+        "thermal": _eight_bits(placement.resize(thermal_image(thermal, "agc"))[..., 0]),
+        "depth": _eight_bits(raw_depth_image(depth_m)[..., 0]),
+        "labels": placement.resize(frame.class_ids, nearest=True),
+    }
+
+
+def _eight_bits(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(np.rint(values * 255.0), 0, 255), np.uint8)
