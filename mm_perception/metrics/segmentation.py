@@ -69,3 +69,22 @@ class ConfusionMatrix:
             float(np.nanmean(iou)) if (union > 0).any() else float("nan"),
             float(hits.sum() / total) if total else float("nan"),
         )
+
+
+def miou_of_true_classes(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean IoU over the classes that the truth holds.
+
+    Unlike `SegmentationScores.miou`, a class that only the prediction holds is not averaged in (its pixels still
+    count against the classes that they were taken from), so that models are compared over the same classes.
+
+    Args:
+        counts: (..., C, C) confusion matrices, rows are the truth.
+
+    Returns:
+        (...) fraction; NaN where the truth holds nothing.
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    iou = np.where(true > 0, hits / np.maximum(true + predicted - hits, 1.0), 0.0)
+    occurring = (true > 0).sum(axis=-1)
+    return np.asarray(np.where(occurring > 0, iou.sum(axis=-1) / np.maximum(occurring, 1), np.nan))
