@@ -6,9 +6,8 @@ package_name = "mm_perception"
 
 
 def config_files(folder: str) -> tuple[str, list[str]]:
-    return f"share/{package_name}/{folder}", sum(
-        (glob(f"{folder}/*{end}") for end in (".yaml", ".rviz", ".safetensors")), []
-    )
+    kinds = ("yaml", "rviz", "safetensors")
+    return f"share/{package_name}/{folder}", [path for kind in kinds for path in glob(f"{folder}/*.{kind}")]
 
 
 setup(

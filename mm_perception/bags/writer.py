@@ -38,8 +38,11 @@ class BagWriter:
         if self.path.exists() and not overwrite:
             raise BagError(f"{self.path}: exists already")
         self._single = self.path.suffix == ".mcap"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._scratch = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         plugin = StoragePlugin.MCAP if self._single else StoragePlugin.SQLITE3
         self._writer = Writer(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
         if self._single:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mm_perception.ros.session import SessionResult
 
 DEMO_BAG = Path("rosbags/demo.mcap")
-DEMO_SCENARIO, DEMO_SECONDS, DEMO_RATE_HZ = "demo", 2.0, 4.0
+DEMO_SCENARIO, DEMO_SECONDS, DEMO_RATE_HZ = "demo", 1.75, 4.0
 PACED_WAIT_MS = 5000.0
 """A paced player may hold messages back for as long as one inference; bundles must not give up on them."""
 

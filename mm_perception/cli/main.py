@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     except MmPerceptionError as error:
         print(f"mm-perception {args.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        print(f"mm-perception {args.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mm_perception.core.rig import load_rig
+from mm_perception.replay.report import write_png
 from mm_perception.sim.scenario import load_scenario
+from mm_perception.sim.sheet import draw_sheet
 from mm_perception.sim.simulate import simulate
 
 
@@ -18,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--scenario", default="city-day", help="a name in config/scenarios or a path")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the drive")
-    parser.add_argument("--out", type=Path, required=True, help="bag to write: .mcap, or a rosbag2 folder")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, help="bag to write: .mcap, or a rosbag2 folder")
+    target.add_argument(
+        "--sheet", type=Path, metavar="PICTURE", help="instead of a bag, one picture: all modalities in all conditions"
+    )
     parser.add_argument("--rig", default="sim", help="sensors: a name in config/rigs or a path")
     parser.add_argument("--rate", type=float, default=10.0, help="bundles per second")
     parser.add_argument("--seed", type=int, help="replaces the scenario's seed")
@@ -27,8 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulates and says how fast; 0 when the bag is whole."""
+    """Simulates and says how fast, or draws the sheet; 0 when bag or picture is whole."""
     console = Console()
+    if args.sheet is not None:
+        write_png(args.sheet, draw_sheet(seed=args.seed or 0))
+        console.print(f"sheet: {args.sheet}")
+        return 0
     scenario, rig = load_scenario(args.scenario, args.seed), load_rig(args.rig)
     begin, first, frames = time.monotonic(), 0.0, 0
     with Progress(console=console, transient=True) as progress:

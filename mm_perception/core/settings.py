@@ -13,7 +13,7 @@ class FusionSettings:
     """Settings that are no property of the vehicle (see `core.rig`) nor of the weights (see model cards)."""
 
     rig: str = setting("demo", "sensors: name of a file in config/rigs, or a path")
-    model: str = setting("cmx-b0-thermal-untrained", "model card: name in config/models, or a path")
+    model: str = setting("cmx-tiny-rgb-thermal", "model card: name in config/models, or a path")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = setting(
         "auto", "inference engine; auto: the fastest that is installed"
     )

@@ -24,6 +24,7 @@ _WRAPPERS = ("model", "state_dict", "module")
 _SHOWN = 5  # keys named per kind of misfit
 _BACKBONE = "backbone."
 _IMAGENET_MARK = "patch_embed1.proj.weight"
+_LAST_LAYER = "decode_head.linear_pred."
 _IMAGENET_HEAD = ("head.weight", "head.bias")
 
 
@@ -111,7 +112,12 @@ def _not_a_checkpoint(state: Mapping[str, Tensor], missing: str, where: str) -> 
 
 
 def load_checkpoint(
-    path: Path | str, *, num_classes: int | None = None, decoder_dim: int | None = None, seed: int = 0
+    path: Path | str,
+    *,
+    num_classes: int | None = None,
+    decoder_dim: int | None = None,
+    seed: int = 0,
+    new_head: bool = False,
 ) -> Cmx:
     """A network in evaluation mode from a CMX checkpoint or from ImageNet weights of its encoder.
 
@@ -120,7 +126,9 @@ def load_checkpoint(
         num_classes: for encoder weights, which hold no classes, the size of the new head; for CMX checkpoints
             the expected number.
         decoder_dim: likewise the decoder's width (512 if None).
-        seed: seeds what encoder weights leave open (fusion modules and decoder).
+        seed: seeds what encoder weights leave open (fusion modules and decoder), and a new head.
+        new_head: where a CMX checkpoint has another number of classes, keep all but its last layer, which starts
+            anew (to train on other classes), instead of raising.
 
     Raises:
         ModelError: the file cannot be read or does not fit; the message names the first keys.
@@ -137,6 +145,10 @@ def load_checkpoint(
         return model.eval()
     variant = infer_variant(state, where)
     classes, width = _head_sizes(state, where)
+    if new_head and num_classes not in (None, classes):
+        assert num_classes is not None
+        state = {**state, **_fresh_head(variant, num_classes, width, seed)}
+        classes = num_classes
     for label, expected, got in (("classes", num_classes, classes), ("decoder width", decoder_dim, width)):
         if expected is not None and expected != got:
             raise ModelError(f"{where}: expected {expected} {label}, got {got}")
@@ -146,6 +158,13 @@ def load_checkpoint(
     floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     model.load_state_dict(floats, assign=True)
     return model.eval()
+
+
+def _fresh_head(variant: str, num_classes: int, width: int, seed: int) -> StateDict:
+    """The last layer of an initialised network."""
+    model = build_cmx(variant, num_classes, width)
+    initialise(model, seed)
+    return {key: value for key, value in model.state_dict().items() if key.startswith(_LAST_LAYER)}
 
 
 def load_imagenet_backbone(model: Cmx, path: Path | str) -> None:

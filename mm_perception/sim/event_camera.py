@@ -45,6 +45,7 @@ class EventCamera:
         self._size, self._frame_id, self._generator = (width, height), frame_id, generator
         spread = 1.0 + mismatch * generator.standard_normal((2, height, width))
         self._thresholds = (threshold * np.maximum(spread, 0.3)).astype(np.float32)  # falling, rising
+        self._least = float(self._thresholds.min())
         self._refractory_ns, self._background_hz, self._dark = refractory_ns, background_hz, dark_cdm2
         self._read_out_ns = read_out_ns
         self._stamp_ns: int | None = None
@@ -74,24 +75,25 @@ class EventCamera:
 
     def _crossings(self, log: F32, start_ns: int, stop_ns: int) -> NDArray[np.int64]:
         """(E, 4) rows of time, x, y, polarity."""
-        moved = log - self._level
+        moved = (log - self._level).reshape(-1)
+        active = np.nonzero(np.abs(moved) >= self._least)[0]
+        moved = moved[active]
         rising = moved > 0
-        threshold = np.where(rising, self._thresholds[1], self._thresholds[0])
-        count = np.minimum(np.floor(np.abs(moved) / threshold), _MOST_PER_STEP).astype(np.int64)
-        y, x = np.nonzero(count)
-        if len(y) == 0:
-            return np.zeros((0, 4), np.int64)
-        number = count[y, x]
-        pixel = np.repeat(np.arange(len(y)), number)
+        threshold = self._thresholds.reshape(2, -1)[rising.astype(np.int64), active]
+        number = np.minimum(np.abs(moved) / threshold, _MOST_PER_STEP).astype(np.int64)
+        level_now = self._level.reshape(-1)
+        pixel = np.repeat(np.arange(len(active)), number)
         nth = np.arange(len(pixel)) - np.repeat(np.cumsum(number) - number, number) + 1
-        sign = np.where(rising[y, x], 1.0, -1.0).astype(np.float32)
-        level = self._level[y, x][pixel] + (sign * threshold[y, x])[pixel] * nth
-        before, change = self._log[y, x][pixel], (log - self._log)[y, x][pixel]
+        step = np.where(rising, threshold, -threshold)
+        before = self._log.reshape(-1)[active]
+        change = log.reshape(-1)[active] - before
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.clip(np.nan_to_num((level - before) / change, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+            share = (level_now[active][pixel] + step[pixel] * nth - before[pixel]) / change[pixel]
+        share = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
         t_ns = start_ns + (share.astype(np.float64) * (stop_ns - start_ns - 1)).astype(np.int64)
-        self._level[y, x] += sign * threshold[y, x] * number
-        return np.stack([t_ns, x[pixel], y[pixel], rising[y, x][pixel]], axis=1).astype(np.int64)
+        level_now[active] += step * number
+        y, x = np.divmod(active[pixel], self._size[0])
+        return np.stack([t_ns, x, y, rising[pixel]], axis=1).astype(np.int64)
 
     def _background(self, start_ns: int, stop_ns: int) -> NDArray[np.int64]:
         width, height = self._size

@@ -6,11 +6,9 @@ of world seeds, so no street of the one is in the other.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,6 +23,7 @@ from mm_perception.sim.conditions import CONDITIONS, ConditionName, make_environ
 from mm_perception.sim.rig import SimRig, simulated_rig
 from mm_perception.sim.scenario import Ego, Scenario, Style
 from mm_perception.sim.sensors import Sensors
+from mm_perception.sim.workers import prepare_nothing, worker_pool
 from mm_perception.sim.world import World
 
 Split = Literal["train", "held-out"]
@@ -83,8 +82,7 @@ def make_frames(
         for job in jobs:
             yield from _world_frames(*job)
         return
-    # Forked copies of the ray caster's threads would hang; and the queue must not hold all frames at once.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers, prepare_nothing) as pool:  # and the queue must not hold all frames at once
         pending = []
         for job in jobs:
             pending.append(pool.submit(_world_frames, *job))

@@ -8,6 +8,8 @@ other vehicles' headlights cast no shadows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,9 @@ def luminance(
     light = illuminance(scene, near, sunlit, env)
     retro = None
     if env.lamps_on:
-        beam, retro = _headlights(scene, near, env)
+        columns = _Columns.of(near)
+        _add_lamps(scene, columns, light)
+        beam, retro = _headlights(scene, columns, env)
         light += beam
     surface = look.albedo * light * np.float32(1.0 / np.pi)
     if env.wetness > 0:  # a film of water darkens the ground
@@ -105,7 +109,7 @@ def sunlight(scene: Scene, hits: Hits, env: Environment) -> F32:
 
 
 def illuminance(scene: Scene, hits: Hits, sunlit: F32, env: Environment) -> F32:
-    """(M, 3) light of sky, ground, sun and street lamps that falls on M hits [lux]."""
+    """(M, 3) light of sky, ground and sun that falls on M hits [lux]."""
     n = hits.normals
     ground = 0.12 * (env.sky_lux + np.maximum(env.sun_direction[2], 0.0) * env.sun_lux)
     open_sky = _open_sky(scene, hits)
@@ -113,8 +117,6 @@ def illuminance(scene: Scene, hits: Hits, sunlit: F32, env: Environment) -> F32:
     light += (0.5 - 0.5 * n[:, 2])[:, None] * ground.astype(np.float32)
     if env.sun_lux.max() > 0:
         light += sunlit[:, None] * env.sun_lux.astype(np.float32)
-    if env.lamps_on:
-        _add_lamps(scene, hits, light)
     return light
 
 
@@ -129,62 +131,92 @@ def _open_sky(scene: Scene, hits: Hits) -> F32:
     return share
 
 
-def _add_lamps(scene: Scene, hits: Hits, light: F32) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """Points and normals of M hits, axis by axis: arithmetic on whole columns is three times as fast."""
+
+    x: F32
+    y: F32
+    z: F32
+    nx: F32
+    ny: F32
+    nz: F32
+
+    @classmethod
+    def of(cls, hits: Hits) -> _Columns:
+        columns = (*hits.points.T, *hits.normals.T)
+        return cls(*(np.ascontiguousarray(column) for column in columns))
+
+    def within(self, x: float, y: float, reach_m: float) -> NDArray[np.int64]:
+        """Indices of the points at most `reach_m` from (x, y), seen from above."""
+        if not self._may_be_within(x, y, reach_m):
+            return np.zeros(0, np.int64)
+        square = np.square(self.x - np.float32(x)) + np.square(self.y - np.float32(y))
+        return np.nonzero(square < reach_m**2)[0]
+
+    def _may_be_within(self, x: float, y: float, reach_m: float) -> bool:
+        low_x, high_x, low_y, high_y = self.x.min(), self.x.max(), self.y.min(), self.y.max()
+        return bool(low_x - reach_m < x < high_x + reach_m and low_y - reach_m < y < high_y + reach_m)
+
+
+def _add_lamps(scene: Scene, columns: _Columns, light: F32) -> None:
     """Adds E = I cos(a) cos(b) / r2 of the street lamps within reach, in place."""
-    px, py, pz = (np.ascontiguousarray(column) for column in hits.points.T)
     for lamp in scene.snapshot.lamps:
-        x, y, z = (np.float32(v) for v in lamp.position)
-        square = np.square(px - x) + np.square(py - y)
-        near = np.nonzero(square < _LAMP_REACH_M**2)[0]
+        x, y, z = lamp.position
+        near = columns.within(x, y, _LAMP_REACH_M)
         if len(near) == 0:
             continue
-        to_lamp = np.stack([x - px[near], y - py[near], z - pz[near]], axis=1)
-        r2 = np.maximum(dot(to_lamp, to_lamp), 0.25)
-        r = np.sqrt(r2)
-        facing = np.clip(dot(hits.normals[near], to_lamp) / r, 0.0, 1.0)
-        level = facing * np.clip(to_lamp[:, 2] / r, 0.0, 1.0) ** 0.7 * np.float32(lamp.candela) / r2
-        light[near] += level[:, None] * np.asarray(lamp.colour, np.float32)
+        dx, dy, dz = np.float32(x) - columns.x[near], np.float32(y) - columns.y[near], np.float32(z) - columns.z[near]
+        r2 = np.maximum(dx * dx + dy * dy + dz * dz, np.float32(0.25))
+        along = columns.nx[near] * dx + columns.ny[near] * dy + columns.nz[near] * dz
+        lit = np.nonzero((along > 0) & (dz > 0))[0]
+        r2, r = r2[lit], np.sqrt(r2[lit])
+        down = dz[lit] / r
+        lobe = np.float32(0.55) * down + np.float32(0.45) * np.sqrt(down)
+        level = along[lit] * lobe * (np.float32(lamp.candela) / (r2 * r))
+        light[near[lit]] += level[:, None] * np.asarray(lamp.colour, np.float32)
 
 
-def _headlights(scene: Scene, hits: Hits, env: Environment) -> tuple[F32, F32]:
+def _headlights(scene: Scene, columns: _Columns, env: Environment) -> tuple[F32, F32]:
     """Light of the nearest headlights [lux]: (M, 3) on matt surfaces, (M,) the ego vehicle's share for reflectors."""
-    light = np.zeros((len(hits.range_m), 3), np.float32)
-    retro = np.zeros(len(hits.range_m), np.float32)
+    white = np.zeros(len(columns.x), np.float32)
+    retro = np.zeros(len(columns.x), np.float32)
     sources = scene.snapshot.headlights
     distance = np.hypot(*(sources[:, :2] - sources[0, :2]).T)
     for row in np.argsort(distance, kind="stable")[:4]:
         if distance[row] > _OTHERS_NEAR_M:
             break
         x, y, yaw, own = sources[row]
+        near = columns.within(x, y, _HEADLIGHT_REACH_M)
+        dx, dy = columns.x[near] - np.float32(x), columns.y[near] - np.float32(y)
         cos, sin = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
-        dx, dy = hits.points[:, 0] - np.float32(x), hits.points[:, 1] - np.float32(y)
         ahead = dx * cos + dy * sin
-        lit = np.nonzero((ahead > 0.3) & (dx * dx + dy * dy < _HEADLIGHT_REACH_M**2))[0]
+        lit = np.nonzero(ahead > 0.3)[0]
         if len(lit) == 0:
             continue
-        ahead, left = ahead[lit], dy[lit] * cos - dx[lit] * sin
-        up = hits.points[lit, 2] - np.float32(HEADLIGHT_HEIGHT_M)
-        r2 = np.maximum(np.square(ahead) + np.square(left) + np.square(up), 0.5)
+        near, ahead, dx, dy = near[lit], ahead[lit], dx[lit], dy[lit]
+        up = columns.z[near] - np.float32(HEADLIGHT_HEIGHT_M)
+        r2 = np.maximum(dx * dx + dy * dy + up * up, np.float32(0.5))
         r = np.sqrt(r2)
-        level = HEADLIGHT_CANDELA / r2 * low_beam(np.arctan2(left, ahead), up / ahead)
-        level *= np.exp(-np.float32(env.extinction_1pm) * r)
-        n = hits.normals[lit]
-        facing = np.clip(-(n[:, 0] * dx[lit] + n[:, 1] * dy[lit] + n[:, 2] * up) / r, 0.0, 1.0)
-        light[lit] += (level * facing)[:, None] * np.array([1.0, 0.95, 0.85], np.float32)
+        level = np.float32(HEADLIGHT_CANDELA) / r2 * low_beam((dy * cos - dx * sin) / ahead, up / ahead)
+        if env.extinction_1pm > 0:
+            level *= np.exp(-np.float32(env.extinction_1pm) * r)
+        facing = -(columns.nx[near] * dx + columns.ny[near] * dy + columns.nz[near] * up) / r
+        white[near] += level * np.maximum(facing, np.float32(0.0))
         if own:
-            retro[lit] += level
-    return light, retro
+            retro[near] += level
+    return white[:, None] * np.array([1.0, 0.95, 0.85], np.float32), retro
 
 
-def low_beam(azimuth_rad: F32, slope: F32) -> F32:
-    """Share 0..1 of the full intensity in a direction; `slope` is the tangent of the elevation.
+def low_beam(sideways: F32, slope: F32) -> F32:
+    """Share 0..1 of the full intensity in a direction, given by the tangents of azimuth and elevation.
 
-    A low beam after ECE R112's idea: bright below the horizontal cut-off, 3 % stray light above it.
+    A low beam after ECE R112's idea: bright below the horizontal cut-off, 3 % stray light elsewhere.
     """
     above = slope - np.float32(_CUTOFF_RAD)
     below = 1.0 / (1.0 + np.exp(np.clip(above / 0.006, -30.0, 30.0)))
     reach = np.exp(-np.square(np.minimum(above, 0.0) / 0.075))
-    return np.asarray(np.exp(-np.square(azimuth_rad / 0.55)) * (0.03 + 0.97 * below * reach), np.float32)
+    return np.asarray(np.exp(-np.square(sideways / np.float32(0.58))) * (0.03 + 0.97 * below * reach), np.float32)
 
 
 def _mirror(hits: Hits, look: Appearance, env: Environment) -> F32:

@@ -12,10 +12,8 @@ depend on their number.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +45,7 @@ from mm_perception.sim.rig import SimCamera, simulated_rig
 from mm_perception.sim.scenario import Scenario
 from mm_perception.sim.sensors import SWEEP_NS, CameraFrame, Sensors, visible_shares
 from mm_perception.sim.surfaces import CLASSES
+from mm_perception.sim.workers import worker_pool
 from mm_perception.sim.world import BASE_FRAME, ObjectState, World
 
 START_NS = 1_700_000_000_000_000_000
@@ -148,13 +147,7 @@ def _bundles(drive: Drive, workers: int) -> Iterator[Bundle]:
         renderer = _Renderer(drive)
         yield from (renderer.bundle(i) for i in range(drive.frames))
         return
-    cv2.setNumThreads(1)
-    context = multiprocessing.get_context("spawn")  # forked copies of the ray caster's threads would hang
-    places = context.Queue()
-    cores = sorted(os.sched_getaffinity(0))
-    for i in range(workers):
-        places.put(cores[i % len(cores)])
-    with ProcessPoolExecutor(workers, context, _start_worker, (drive, places)) as pool:
+    with worker_pool(workers, _prepare, drive) as pool:
         pending = []
         for i in range(drive.frames):
             pending.append(pool.submit(_work, i))
@@ -167,11 +160,8 @@ def _bundles(drive: Drive, workers: int) -> Iterator[Bundle]:
 _renderer: _Renderer | None = None
 
 
-def _start_worker(drive: Drive, places: Any) -> None:
-    """Each process keeps to one core: the ray caster would start as many threads as there are cores in each."""
+def _prepare(drive: Drive) -> None:
     global _renderer
-    os.sched_setaffinity(0, {places.get()})
-    cv2.setNumThreads(1)
     _renderer = _Renderer(drive)
 
 

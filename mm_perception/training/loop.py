@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mm_perception.core.errors import ConfigError, DataError, TrainingError
+from mm_perception.core.errors import ConfigError, DataError, ModelError, TrainingError
 from mm_perception.core.types import IGNORE_LABEL
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.torch_engine import load_network
+from mm_perception.models.checkpoint import load_checkpoint
 from mm_perception.models.cmx import Cmx
 from mm_perception.training.batches import epoch_order, stack, varied_sample
 from mm_perception.training.checkpoint import (
@@ -169,6 +170,23 @@ def _machine(threads: int | None, device: torch.device) -> Iterator[None]:
             cv2.setNumThreads(cv_before)
 
 
+def starting_network(card: ModelCard, recipe: Recipe) -> Cmx:
+    """The card's network; weights for another number of classes give all but the last layer (fine-tuning).
+
+    Raises:
+        ModelError: the weights are missing or of another network.
+    """
+    path = card.weights_path
+    if path is None or path.suffix == ".onnx":
+        return load_network(card)
+    model = load_checkpoint(
+        path, num_classes=card.num_classes, decoder_dim=card.decoder_dim, seed=recipe.seed, new_head=True
+    )
+    if model.variant != card.variant:
+        raise ModelError(f"model {card.name}: variant: expected {card.variant}, got {model.variant} in {path}")
+    return model
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices and kernels with weight decay; biases and norms, which are vectors, without."""
     named = [p for p in model.parameters() if p.requires_grad]
@@ -207,7 +225,7 @@ class _Run:
         self.card, self.recipe, self.out, self.device = card, recipe, out, device
         self.source_train, self.source_val = train, val
         self.last, self.best, self.csv = out / "last.pt", out / "best.pt", out / "curve.csv"
-        self.model = load_network(card).requires_grad_(True).to(device).train()
+        self.model = starting_network(card, recipe).requires_grad_(True).to(device).train()
         self.average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema_decay else None
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, recipe.learning_rate, recipe.betas)

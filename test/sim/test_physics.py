@@ -113,7 +113,7 @@ def test_motion_blur_spreads_an_edge_over_the_motion():
 
 def test_low_beam_is_dark_above_the_horizon_and_straight_ahead_brightest():
     slope = np.array([0.2, -0.02, -0.02], np.float32)
-    share = low_beam(np.array([0.0, 0.0, 1.0], np.float32), slope)
+    share = low_beam(np.array([0.0, 0.0, 1.5], np.float32), slope)
     assert share[0] == pytest.approx(0.03, abs=1e-3) and share[1] > 0.8 and share[2] < 0.1 * share[1]
 
 

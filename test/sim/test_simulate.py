@@ -233,3 +233,34 @@ def test_cached_frames_are_the_frames_and_damage_is_named(tmp_path):
 def test_frame_sets_out_of_range_are_refused(seed, count):
     with pytest.raises(ConfigError):
         next(iter(make_frames("train", seed, count)))
+
+
+def test_folder_that_cannot_be_written_is_said(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(BagError, match="cannot be written"):
+        simulate(DRIVE, RIG, 0.1, blocker / "x.mcap", workers=1)
+
+
+def test_command_draws_a_sheet_of_all_conditions_and_says_what_it_wrote(tmp_path, capsys):
+    from mm_perception.cli.main import main
+
+    path = tmp_path / "bag"
+    options = ["--scenario", "country-night", "--seconds", "0.2", "--rig", "demo", "--workers", "1"]
+    assert main(["simulate", *options, "--out", str(path)]) == 0
+    assert (path / "metadata.yaml").is_file(), "a rosbag2 folder, as its name does not end in .mcap"
+    assert "2 bundles" in capsys.readouterr().out
+    assert main(["simulate", *options, "--out", str(path)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_sheet_has_a_row_per_condition_and_a_column_per_modality():
+    from mm_perception.sim.conditions import CONDITIONS
+    from mm_perception.sim.sheet import COLUMNS, draw_sheet
+
+    sheet = draw_sheet(seed=3, style="rural", time_s=0.2, scale=0.1)
+    assert sheet.shape == (24 + 48 * len(CONDITIONS), 64 * len(COLUMNS), 3)
+    rows = sheet[24:].reshape(len(CONDITIONS), 48, len(COLUMNS), 64, 3).swapaxes(1, 2)
+    assert all(cell[20:].std() > 2 for row in rows for cell in row), "no empty picture"
+    day, night = (float(rows[CONDITIONS.index(c), 0].mean()) for c in ("day", "night"))
+    assert day > 3 * night

@@ -242,3 +242,49 @@ def test_command(array_folder, make_card, tmp_path, capsys):
     ):
         assert main([*common, *wrong]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_other_classes_start_from_the_weights_with_a_new_last_layer(make_card, make_source, tmp_path):
+    """Fine-tuning: all but the classes is kept."""
+    import torch
+    from safetensors.torch import save_file
+
+    from mm_perception.engines.torch_engine import load_network
+    from mm_perception.training.loop import starting_network
+
+    old = make_card()
+    state = load_network(old).state_dict()
+    path = tmp_path / "old.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    more = replace(old, classes=(*old.classes, "another"), palette=None, weights=str(path))
+    model = starting_network(more, Recipe(seed=4))
+    for key, value in model.state_dict().items():
+        if "linear_pred" in key:
+            assert value.shape[0] == len(more.classes)
+        else:
+            assert torch.equal(value, state[key]), key
+    same = starting_network(replace(old, weights=str(path)), Recipe(seed=4))
+    assert torch.equal(same.state_dict()["decode_head.linear_pred.weight"], state["decode_head.linear_pred.weight"])
+
+
+def test_command_trains_on_simulated_scenes_and_makes_them_once(tmp_path, capsys):
+    pytest.importorskip("open3d", reason="the simulated world needs open3d-cpu", exc_type=ImportError)
+    from mm_perception.cli.main import main
+    from mm_perception.sim.surfaces import CLASSES
+
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        f"name: small\nvariant: tiny\ndecoder_dim: 16\nclasses: [{', '.join(CLASSES)}]\nmodality: depth\n"
+        "encoding: raw\ninput_height: 48\ninput_width: 64\nchannel_order: rgb\ntrained: false\nweights: random:3\n"
+    )
+    options = ["train", "segmentation", "--card", str(card), "--frames", "3", "--val-frames", "2", "--epochs", "1"]
+    cache = tmp_path / "world"
+    for name in ("one", "two"):
+        out = tmp_path / name
+        assert main([*options, "--batch", "2", "--from-scratch", "--world-cache", str(cache), "--out", str(out)]) == 0
+        made = {p: p.stat().st_mtime_ns for p in cache.rglob("*") if p.is_file()}
+    assert all(p.stat().st_mtime_ns == t for p, t in made.items())
+    text = (tmp_path / "two" / "small.yaml").read_text()
+    assert "trained: true" in text and "simulated world" in text and "measured: {miou" in text
+    first, second = ((tmp_path / name / "small.safetensors").read_bytes() for name in ("one", "two"))
+    assert first == second, "the same seed gives the same weights"
