@@ -100,21 +100,23 @@ def side_by_side(
     return np.concatenate([picture[::2, ::2] for picture in pictures], axis=1)
 
 
+def _range(interval: list[float] | None, form: str) -> str:
+    return "" if interval is None else f" ({100 * interval[0]:{form}} to {100 * interval[1]:{form}})"
+
+
 def _print(console: Console, facts: dict[str, Any], models: list[str]) -> None:
     table = Table("condition", "frames", *models, title="mIoU [%] on held-out scenes, with 95 % bootstrap intervals")
     for condition, row in facts["miou"].items():
         cells = []
         for name in models:
-            low, high = facts["interval_95"][condition][name]
-            cells.append(f"{100 * row[name]:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+            cells.append(f"{100 * row[name]:.1f}{_range(facts['interval_95'][condition][name], '.1f')}")
         table.add_row(condition, str(facts["frames"][condition]), *cells)
     console.print(table)
     gains = Table("condition", *(m for m in models if m != BASELINE), title="gain over RGB alone [points of mIoU]")
     for condition, row in facts["gain"].items():
         cells = []
         for name, value in row.items():
-            low, high = facts["gain_interval_95"][condition][name]
-            cells.append(f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+            cells.append(f"{100 * value:+.1f}{_range(facts['gain_interval_95'][condition][name], '+.1f')}")
         gains.add_row(condition, *cells)
     console.print(gains)
     classes = Table("class", *models, title="IoU [%] over all frames")

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import load_rig
 from mm_perception.replay.report import write_png
 from mm_perception.sim.scenario import load_scenario
@@ -35,7 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Simulates and says how fast, or draws the sheet; 0 when bag or picture is whole."""
     console = Console()
+    if args.workers < 0 or (args.seed is not None and not 0 <= args.seed < 2**31):
+        raise ConfigError(
+            f"expected --workers of at least 0 and --seed in 0..2147483647, got {args.workers} and {args.seed}"
+        )
     if args.sheet is not None:
+        if args.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ConfigError(f"--sheet: expected a .png or .jpg file, got {args.sheet}")
         write_png(args.sheet, draw_sheet(seed=args.seed or 0))
         console.print(f"sheet: {args.sheet}")
         return 0

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WORLD,
         help="folder of arrays or images, or a labelled bag; world (the default): scenes of the simulator",
     )
-    parser.add_argument("--val", type=Path, help="held-out frames (default: a share of --data)")
+    parser.add_argument("--val", type=Path, help="frames that choose the best weights (default: a share of --data)")
     parser.add_argument("--frames", type=int, default=2401, help="world: frames to train on")
     parser.add_argument("--val-frames", type=int, default=140, help="world: frames to validate with")
     parser.add_argument("--world-cache", type=Path, default=Path("out/world"), help="world: where frames are kept")
@@ -70,17 +70,23 @@ def run(args: argparse.Namespace) -> int:
     missing = [package for package in _NEEDED if not installed(package)]
     if missing:
         raise EngineError(f"training needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    from mm_perception.training.loop import choose_device, train
+    from mm_perception.training.loop import check_folder, choose_device, train
     from mm_perception.training.publish import publish
 
     console = Console()
     card, recipe = find_card(args.card), read_recipe(args)
     if args.from_scratch:
         card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)
-    source_train, source_val = _world(args, card, console) if args.data == WORLD else _sources(args, card)
     out = args.out or Path("out/train") / card.name
+    if args.data == WORLD:
+        check_folder(out, args.resume)  # before frames are made for half an hour
+        source_train, source_val = _world(args, card, console)
+    else:
+        source_train, source_val = _sources(args, card)
     device = choose_device(args.device)
-    console.print(f"{card.name}: {len(source_train)} frames, {len(source_val)} held out, on {device}; {out}")
+    console.print(
+        f"{card.name}: {len(source_train)} frames, {len(source_val)} that choose the best weights, on {device}; {out}"
+    )
     with _bar(console) as progress:
         task = progress.add_task("training", total=1.0)
         result = train(
@@ -140,8 +146,11 @@ def _sources(args: argparse.Namespace, card: ModelCard) -> tuple[SampleSource, S
 def _world(args: argparse.Namespace, card: ModelCard, console: Console) -> tuple[SampleSource, SampleSource]:
     """Frames of simulated scenes, made on first use."""
     from mm_perception.training.sources import ArraySource
-    from mm_perception.training.world_data import SETS, write_world_data
+    from mm_perception.training.world_data import SETS, check_card, write_world_data
 
+    if min(args.frames, args.val_frames) < 1:
+        raise ConfigError(f"expected frames to train and to validate with, got {args.frames} and {args.val_frames}")
+    check_card(card)
     sources = []
     for name, count in (("train", args.frames), ("val", args.val_frames)):
         folder = args.world_cache / f"{name}-{count}-{card.input_width}x{card.input_height}"
@@ -180,7 +189,9 @@ def _print_result(console: Console, card: ModelCard, result: TrainingResult, eva
         highlight=False,
     )
     scores = {"all": evaluation.overall, **evaluation.by_condition}
-    table = Table("class", *scores, title=f"IoU of the published weights on {evaluation.frames} held-out frames")
+    table = Table(
+        "class", *scores, title=f"IoU of the published weights on the {evaluation.frames} frames that chose them"
+    )
     for i, name in enumerate(card.classes):
         table.add_row(name, *(f"{s.iou[i]:.4f}" for s in scores.values()))
     table.add_row("mean", *(f"{s.miou:.4f}" for s in scores.values()))

@@ -66,6 +66,8 @@ def load_yaml(path: Path, cls: type[T]) -> T:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:

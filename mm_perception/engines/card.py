@@ -69,7 +69,7 @@ class ModelCard:
     provenance: str = setting("", "where the weights come from, and their licence")
     published: dict[str, float] | None = setting(None, "published figures by name, e.g. miou_percent")
     measured: dict[str, float] | None = setting(
-        None, "figures measured by the training command on held-out frames, e.g. miou.night as a fraction"
+        None, "figures measured by the training command on validation frames, e.g. miou.night as a fraction"
     )
 
     def __post_init__(self) -> None:

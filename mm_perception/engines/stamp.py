@@ -179,7 +179,7 @@ def locked(artefact: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except OSError as error:
-        raise EngineError(f"engine cache {path.parent}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{path}: cannot be written ({error.strerror or error})") from error
     with file:
         deadline = time.monotonic() + timeout_s
         while not _try_lock(file.fileno()):

@@ -21,6 +21,8 @@ from mm_perception.pipeline.segmentation import SegmentationPipeline
 from mm_perception.sim.frames import LabelledFrame
 from mm_perception.sim.surfaces import CLASSES
 
+FEWEST_WORLDS = 10
+"""Of fewer, a bootstrap says nothing about others: no interval is given."""
 FRAME_ID = "head_optical_frame"
 RESAMPLES = 2000
 RIG = RigConfig(
@@ -106,26 +108,31 @@ def as_observation(frame: LabelledFrame, stamp_ns: int) -> Observation:
 def summary(comparison: Comparison, baseline: str, seed: int = 0) -> dict[str, Any]:
     """mIoU, gains over the baseline and IoU per class, over all frames and per condition, as JSON.
 
-    mIoU is that of the summed confusion matrix, over the classes that the truth of those frames holds. The intervals
-    are 95 % percentile bootstrap intervals over worlds (frames of one world are alike), with the same draws for all
-    models.
+    mIoU is that of the summed confusion matrix, over the classes that the truth of those frames holds; conditions
+    whose frames lack a class leave it out. The intervals are 95 % percentile bootstrap intervals over worlds (frames
+    of one world are alike), with the same draws for all models, each draw over the classes that it holds; null where
+    there are fewer than `FEWEST_WORLDS` worlds. They hold the spread of scenes, not that of training seeds.
     """
     matrices = {name: np.stack(comparison.counts[name]) for name in comparison.models}
     conditions, worlds = np.array(comparison.conditions), np.array(comparison.worlds)
     out: dict[str, Any] = {"miou": {}, "interval_95": {}, "gain": {}, "gain_interval_95": {}, "iou": {}, "frames": {}}
     for condition in ("all", *dict.fromkeys(comparison.conditions)):
         chosen = np.ones(len(conditions), bool) if condition == "all" else conditions == condition
+        enough = len(np.unique(worlds[chosen])) >= FEWEST_WORLDS
         draws = {
             name: bootstrap(counts[chosen], worlds[chosen], np.random.default_rng([seed, RESAMPLES]))
             for name, counts in matrices.items()
+            if enough
         }
         point = {name: float(miou_of_true_classes(counts[chosen].sum(axis=0))) for name, counts in matrices.items()}
         out["frames"][condition] = int(chosen.sum())
         out["miou"][condition] = {name: round(value, 5) for name, value in point.items()}
-        out["interval_95"][condition] = {name: _interval(values) for name, values in draws.items()}
+        out["interval_95"][condition] = {name: _interval(draws.get(name)) for name in comparison.models}
         others = [name for name in comparison.models if name != baseline]
         out["gain"][condition] = {name: round(point[name] - point[baseline], 5) for name in others}
-        out["gain_interval_95"][condition] = {name: _interval(draws[name] - draws[baseline]) for name in others}
+        out["gain_interval_95"][condition] = {
+            name: _interval(draws[name] - draws[baseline] if enough else None) for name in others
+        }
         out["iou"][condition] = {name: _per_class(counts[chosen].sum(axis=0)) for name, counts in matrices.items()}
     return out
 
@@ -147,7 +154,9 @@ def bootstrap(
     return miou_of_true_classes(sums)
 
 
-def _interval(values: NDArray[np.float64]) -> list[float]:
+def _interval(values: NDArray[np.float64] | None) -> list[float] | None:
+    if values is None:
+        return None
     return [round(float(v), 5) for v in np.percentile(values, (2.5, 97.5))]
 
 

@@ -19,9 +19,13 @@ UNTRAINED = "The weights are random and untrained: the labels mean nothing."
 
 
 def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Writes a (H, W, 3) RGB picture."""
+    """Writes a (H, W, 3) RGB picture in the format of its suffix. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
+    try:
+        written = cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise OSError(f"{path}: is of no picture format that can be written, such as .png or .jpg") from error
+    if not written:
         raise OSError(f"{path} cannot be written")
 
 

@@ -2,7 +2,7 @@
 
 Physics: lens blur (Gaussian), veiling glare (a share of the light spread widely over the image, for dirt, drops and
 the sun on the glass), motion blur along each pixel's own motion, exposure control that first lengthens the exposure
-and then the gain, photon shot noise, read noise, dark response, saturation, and sRGB's transfer curve. Electrons per
+and then the gain, photon shot noise, read noise, saturation, and sRGB's transfer curve. Electrons per
 pixel: N = K L t, with K = 2200 per cd/m2 and second (a 3 um pixel behind f/1.8, quantum efficiency 0.6).
 Faults: noise and smear by night, saturation and glare against the light, rain streaks and drops on the glass.
 Left out: rolling shutter, colour filter mosaic, lens distortion, HDR exposures.
@@ -93,7 +93,7 @@ _SRGB = _make_srgb()
 
 
 def _veil(light: F32, share: float) -> F32:
-    """Spreads `share` of the light: half of it near its source, half over the whole image."""
+    """Spreads `share` of the light: a third close to its source, a third widely, a third over the whole image."""
     height, width = light.shape[:2]
     small = cv2.resize(light, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
     bloom = cv2.GaussianBlur(small, (0, 0), 3.0)

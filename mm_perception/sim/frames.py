@@ -29,7 +29,7 @@ from mm_perception.sim.world import World
 Split = Literal["train", "held-out"]
 FRAMES_PER_WORLD = 7
 SECONDS_BETWEEN = 3.1
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """To be raised when the same seed gives other frames, so that caches are not mistaken for them."""
 
 _FIRST_SEED: dict[str, int] = {"train": 1_000_000, "held-out": 1_500_000_000}
@@ -150,8 +150,11 @@ def save_frame(frame: LabelledFrame, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(scratch, condition=np.array(frame.condition), world_seed=np.array(frame.world_seed), **packed)
-    scratch.replace(path)
+    try:
+        np.savez(scratch, condition=np.array(frame.condition), world_seed=np.array(frame.world_seed), **packed)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def load_frame(path: Path) -> LabelledFrame:
@@ -165,7 +168,7 @@ def load_frame(path: Path) -> LabelledFrame:
             names = ("rgb", "depth", "thermal", "labels")
             read: dict[str, Any] = {k: cv2.imdecode(file[k], cv2.IMREAD_UNCHANGED) for k in names}
             condition, world_seed = str(file["condition"]), int(file["world_seed"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, cv2.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, cv2.error) as error:
         raise DataError(f"{path}: is no frame ({error}); remove it") from error
     rgb = np.ascontiguousarray(read["rgb"][..., ::-1])
     depth_m = depth_of_millimetres(read["depth"])

@@ -4,7 +4,8 @@ Each return's strength is S = rho cos(a) exp(-2 b r) / r^2 (Lambert's target, Be
 where S, with speckle, is below the receiver's threshold, and at random. Range noise is Gaussian. Intensity is
 reflectance after range correction, 0..255, retro-reflectors at the top. Faults: drop-out, loss on dark, slanted or
 mirroring surfaces, and in fog and rain returns from the air in front of the target. Left out: multiple returns, beam
-divergence, cross-talk. After the Velodyne HDL-32E's data sheet: +10.67 to -30.67 degrees, 20 Hz and 1080 columns.
+divergence, cross-talk. After the Velodyne HDL-32E's data sheet: +10.67 to -30.67 degrees; a turn takes 100 ms and has
+1080 columns.
 """
 
 from __future__ import annotations
@@ -58,14 +59,15 @@ def measure_sweep(
     stamp_ns: int,
     frame_id: str,
     generator: np.random.Generator,
-) -> tuple[PointCloud, NDArray[np.int64]]:
+) -> tuple[PointCloud, NDArray[np.int64], NDArray[np.bool_]]:
     """What the sensor reports of a sweep.
 
     Args:
         rays: (N, 3) in the sensor's frame, `hits` what they met.
 
     Returns:
-        The points in the sensor's frame at each point's own time, and (P,) the ray of each point.
+        The points in the sensor's frame at each point's own time, (P,) the ray of each point, and (P,) whether it
+        came from fog or rain, not from what the ray met.
     """
     r = hits.range_m
     found = np.isfinite(r) & (r > model.nearest_m) & (r < model.farthest_m)
@@ -92,7 +94,7 @@ def measure_sweep(
         ring=(kept // model.columns).astype(np.uint16),
         offset_ns=offset_ns[kept],
     )
-    return cloud, kept
+    return cloud, kept, in_air[kept]
 
 
 def _air_returns(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mm_perception.sim.conditions import Environment
 from mm_perception.sim.scene import F32, Appearance, Hits, Scene, dot
-from mm_perception.sim.surfaces import SKY_SURFACE
+from mm_perception.sim.surfaces import SKY_SURFACE, Colour
 
 HEADLIGHT_CANDELA = 18_000.0
 HEADLIGHT_HEIGHT_M = 0.68
@@ -161,6 +161,7 @@ class _Columns:
 
 def _add_lamps(scene: Scene, columns: _Columns, light: F32) -> None:
     """Adds E = I cos(a) cos(b) / r2 of the street lamps within reach, in place."""
+    by_colour: dict[Colour, F32] = {}
     for lamp in scene.snapshot.lamps:
         x, y, z = lamp.position
         near = columns.within(x, y, _LAMP_REACH_M)
@@ -169,12 +170,15 @@ def _add_lamps(scene: Scene, columns: _Columns, light: F32) -> None:
         dx, dy, dz = np.float32(x) - columns.x[near], np.float32(y) - columns.y[near], np.float32(z) - columns.z[near]
         r2 = np.maximum(dx * dx + dy * dy + dz * dz, np.float32(0.25))
         along = columns.nx[near] * dx + columns.ny[near] * dy + columns.nz[near] * dz
-        lit = np.nonzero((along > 0) & (dz > 0))[0]
-        r2, r = r2[lit], np.sqrt(r2[lit])
-        down = dz[lit] / r
+        r = np.sqrt(r2)
+        down = np.maximum(dz, np.float32(0.0)) / r
         lobe = np.float32(0.55) * down + np.float32(0.45) * np.sqrt(down)
-        level = along[lit] * lobe * (np.float32(lamp.candela) / (r2 * r))
-        light[near[lit]] += level[:, None] * np.asarray(lamp.colour, np.float32)
+        level = np.maximum(along, np.float32(0.0)) * lobe * (np.float32(lamp.candela) / (r2 * r))
+        if lamp.colour not in by_colour:
+            by_colour[lamp.colour] = np.zeros(len(columns.x), np.float32)
+        by_colour[lamp.colour][near] += level
+    for colour, total in by_colour.items():
+        light += total[:, None] * np.asarray(colour, np.float32)
 
 
 def _headlights(scene: Scene, columns: _Columns, env: Environment) -> tuple[F32, F32]:

@@ -54,12 +54,18 @@ class SimRig:
         return [c.base_from_camera for c in self.cameras] + [lidar.base_from_lidar for lidar in self.lidars]
 
 
+def truth_topics(sensor: SensorConfig) -> tuple[str, str]:
+    """Topics of a camera's true classes and instances: below the first two names of its image's topic."""
+    base = "/".join(sensor.input_topic.split("/")[:3])
+    return f"{base}/truth/class", f"{base}/truth/instance"
+
+
 def simulated_rig(config: RigConfig) -> SimRig:
     """Checks that the simulator can drive a rig.
 
     Raises:
-        ConfigError: a sensor has no mount, a camera no intrinsics, or a depth, thermal or event sensor has a mount
-            that is no RGB camera's; all problems are named.
+        ConfigError: a sensor has no mount, a camera no intrinsics, two cameras would share truth topics, or a depth,
+            thermal or event sensor has a mount that is no RGB camera's; all problems are named.
     """
     problems: list[str] = []
     cameras: list[SimCamera] = []
@@ -70,6 +76,15 @@ def simulated_rig(config: RigConfig) -> SimRig:
     by_frame = {camera.model.frame_id: camera for camera in cameras}
     if len(by_frame) < len(cameras):
         problems.append("two RGB cameras have the same mount.frame_id")
+    by_truth: dict[str, str] = {}
+    for camera in cameras:
+        topic = truth_topics(camera.sensor)[0]
+        if topic in by_truth:
+            problems.append(
+                f"{camera.sensor.name}: its truth topic {topic} is that of {by_truth[topic]} too; "
+                "the first two names of their image topics must differ"
+            )
+        by_truth.setdefault(topic, camera.sensor.name)
     for sensor in config.sensors:
         if sensor.kind not in SHARING:
             continue

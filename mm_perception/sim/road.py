@@ -28,6 +28,11 @@ class Road:
         """Direction of travel at s, about +z, 0 along +x [rad]."""
         return float(np.interp(s_m, self._s, self._angle))
 
+    def bounds(self, margin_m: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Corners (x, y) of the rectangle along the axes that holds the whole line and `margin_m` around it."""
+        (x0, y0), (x1, y1) = self._xy.min(axis=0) - margin_m, self._xy.max(axis=0) + margin_m
+        return (float(x0), float(y0)), (float(x1), float(y1))
+
     def place(self, s_m: float, d_m: float) -> tuple[float, float]:
         """World (x, y) of one place."""
         x, y = self.places(np.array([s_m]), np.array([d_m]))[0]

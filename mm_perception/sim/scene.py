@@ -117,30 +117,37 @@ def _open3d() -> Any:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Appearance:
-    """Properties of M hit points after patterns and windows: what light and warmth they give back.
+    """Properties of M hit points after patterns and windows: what light they give back.
 
     Attributes:
-        albedo: (M, 3) float32.
-        gloss, emissivity, heat_k, body, sun_gain_k, retro: (M,) float32, as in `Surface`.
-        glow, always_on: (M, 3) and (M,) float32.
+        albedo, glow: (M, 3) float32, as in `Surface`.
+        gloss, retro, always_on: (M,) float32.
+        panes: indices of the points that lie in windows.
     """
 
     albedo: F32
     gloss: F32
+    retro: F32
+    glow: F32
+    always_on: F32
+    panes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Warmth:
+    """Thermal properties of M hit points, (M,) float32 each, as in `Surface`."""
+
     emissivity: F32
     heat_k: F32
     body: F32
     sun_gain_k: F32
-    retro: F32
-    glow: F32
-    always_on: F32
 
 
 def appearance(surfaces: SurfaceArrays, hits: Hits) -> Appearance:
     """Looks up the surfaces of hits (none of them sky) and draws their patterns."""
     rows = hits.surface
-    albedo, gloss = surfaces.albedo[rows], surfaces.gloss[rows]
-    emissivity, heat, glow = surfaces.emissivity[rows], surfaces.heat_k[rows], surfaces.glow[rows]
+    albedo, gloss, glow = surfaces.albedo[rows], surfaces.gloss[rows], surfaces.glow[rows]
+    panes = np.zeros(0, np.int64)
     patterned = np.nonzero(surfaces.pattern[rows])[0]
     if len(patterned):
         kind = surfaces.pattern[rows[patterned]]
@@ -155,13 +162,18 @@ def appearance(surfaces: SurfaceArrays, hits: Hits) -> Appearance:
         walls = np.nonzero(kind == FACADE)[0]
         window, level = _windows(u[walls], v[walls], rows[patterned[walls]], hits.normals[patterned[walls], 2])
         panes = patterned[walls[window]]
-        albedo[panes], gloss[panes], emissivity[panes] = 0.035, 0.9, 0.87
-        heat[panes] += 1.5
+        albedo[panes], gloss[panes] = 0.035, 0.9
         glow[panes] = level[window, None] * np.array([1.0, 0.75, 0.45], np.float32)
-    return Appearance(
-        albedo, gloss, emissivity, heat, surfaces.body[rows], surfaces.sun_gain_k[rows], surfaces.retro[rows], glow,
-        surfaces.always_on[rows],
-    )  # fmt: skip
+    return Appearance(albedo, gloss, surfaces.retro[rows], glow, surfaces.always_on[rows], panes)
+
+
+def warmth(surfaces: SurfaceArrays, hits: Hits, look: Appearance) -> Warmth:
+    """Looks up the thermal side of hits whose appearance is `look`."""
+    rows = hits.surface
+    emissivity, heat = surfaces.emissivity[rows], surfaces.heat_k[rows]
+    emissivity[look.panes] = 0.87
+    heat[look.panes] += 1.5
+    return Warmth(emissivity, heat, surfaces.body[rows], surfaces.sun_gain_k[rows])
 
 
 def _on_surface(hits: Hits, index: NDArray[np.int64]) -> tuple[F32, F32]:

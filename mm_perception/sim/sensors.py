@@ -20,7 +20,8 @@ from mm_perception.sim.event_camera import EventCamera
 from mm_perception.sim.lidar_sensor import LidarModel, measure_sweep
 from mm_perception.sim.light import luminance, sunlight
 from mm_perception.sim.rig import SimCamera, SimLidar, SimRig
-from mm_perception.sim.scene import F32, Appearance, Hits, Scene, appearance
+from mm_perception.sim.scene import F32, Appearance, Hits, Scene, appearance, warmth
+from mm_perception.sim.surfaces import SKY_SURFACE
 from mm_perception.sim.thermal_camera import ThermalCamera, sky_radiance, surface_radiance
 from mm_perception.sim.world import ObjectState, World
 
@@ -154,7 +155,8 @@ class Sensors:
         if "thermal" in camera.others:
             radiance = sky_radiance(view.hits.directions, env)
             for piece in view.pieces:
-                radiance[piece.solid] = surface_radiance(piece.near, piece.look, piece.sunlit, env)
+                warm = warmth(scene.surfaces, piece.near, piece.look)
+                radiance[piece.solid] = surface_radiance(piece.near, warm, piece.sunlit, env)
             generator = self.generator(camera.others["thermal"].name, number)
             thermal = self._thermal[name].measure(radiance.reshape(shape), generator)
         return CameraFrame(
@@ -176,12 +178,17 @@ class Sensors:
         )
 
     def _flow(self, scene: Scene, view: View) -> F32:
-        """(H, W, 2) motion of each pixel's content [px/s], by the vehicle's and the objects' motion."""
+        """(H, W, 2) motion of each pixel's content [px/s], by the vehicle's and the objects' motion.
+
+        It is that of every second pixel in every second row, which tells blur well enough.
+        """
         model, time_s = view.camera.model, scene.snapshot.time_s
-        flow = np.zeros((len(view.hits.range_m), 2), np.float32)
+        chosen = np.arange(len(view.hits.range_m)).reshape(model.height, model.width)[::2, ::2]
+        flow = np.zeros((*chosen.shape, 2), np.float32)
+        solid = np.nonzero(view.hits.surface[chosen] != SKY_SURFACE)
         ego = self.world.ego_pose(time_s)
         speed, yaw_rate = self.world.ego_velocity(time_s)
-        near = joined([piece.near for piece in view.pieces])
+        near = view.hits.take(chosen[solid])
         velocity = np.zeros((int(scene.surfaces.instance.max()) + 1, 3), np.float32)
         for state in scene.snapshot.objects:
             velocity[state.instance, :2] = state.velocity
@@ -192,39 +199,42 @@ class Sensors:
         to_camera = view.odom_from_camera.rotation.astype(np.float32)
         rate = relative @ to_camera
         place = (near.points - view.odom_from_camera.translation.astype(np.float32)) @ to_camera
-        z = np.maximum(place[:, 2], 0.1)
+        z = np.maximum(place[:, 2:], np.float32(0.1))
         focal = np.float32(model.intrinsics[0, 0])
-        solid = view.solid
-        flow[solid, 0] = focal * (rate[:, 0] * z - place[:, 0] * rate[:, 2]) / z**2
-        flow[solid, 1] = focal * (rate[:, 1] * z - place[:, 1] * rate[:, 2]) / z**2
-        return flow.reshape(model.height, model.width, 2)
+        flow[solid] = focal * (rate[:, :2] * z - place[:, :2] * rate[:, 2:]) / z**2
+        size = (model.width, model.height)
+        return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST), np.float32)
 
     def sweep(
         self, lidar: SimLidar, scenes: list[Scene], stamp_ns: int, start_s: float, number: int
     ) -> tuple[PointCloud, NDArray[np.uint16]]:
-        """One turn of a LiDAR that starts at `start_s`; (P,) instance of each point.
+        """One turn of a LiDAR that starts at `start_s`; (P,) instance of each point, 0: no object (or from the air).
 
-        The vehicle moves within the sweep column by column; the objects stand where the nearest of the `scenes`
-        (evenly spread over the sweep) has them.
+        The vehicle moves within the sweep column by column; the objects stand where the nearest in time of the
+        `scenes` has them.
         """
-        model, count = self.lidar, len(scenes)
+        model, steps = self.lidar, 24  # the pose is held for one step of a turn
         rays, offset_ns = model.rays(), model.offsets_ns(SWEEP_NS)
         column = np.tile(np.arange(model.columns), model.rings)
         origins, turned = np.empty_like(rays), np.empty_like(rays)
-        for part in range(count * 6):  # the pose is held for a 24th of a turn
-            chosen = np.nonzero(column * count * 6 // model.columns == part)[0]
-            time_s = start_s + (part + 0.5) / (count * 6) * SWEEP_NS * 1e-9
+        scene_s = np.array([scene.snapshot.time_s for scene in scenes])
+        owner = np.empty(len(rays), np.int64)
+        for step in range(steps):
+            chosen = np.nonzero(column * steps // model.columns == step)[0]
+            time_s = start_s + (step + 0.5) / steps * SWEEP_NS * 1e-9
+            owner[chosen] = np.abs(scene_s - time_s).argmin()
             pose = self.world.ego_pose(time_s) @ lidar.base_from_lidar
             turned[chosen] = rays[chosen] @ pose.rotation.T.astype(np.float32)
             origins[chosen] = pose.translation
-        parts = [np.nonzero(column * count // model.columns == i)[0] for i in range(count)]
+        parts = [np.nonzero(owner == i)[0] for i in range(len(scenes))]
         pieces = [scene.cast(origins[c], turned[c]) for scene, c in zip(scenes, parts, strict=True)]
         hits = _reordered(pieces, np.concatenate(parts))
-        cloud, kept = measure_sweep(
+        cloud, kept, in_air = measure_sweep(
             model, rays, hits, scenes[0].surfaces, self.world.environment, offset_ns, stamp_ns,
             lidar.base_from_lidar.src, self.generator(lidar.sensor.name, number),
         )  # fmt: skip
-        return cloud, scenes[0].surfaces.instance[hits.surface[kept]]
+        instances = scenes[0].surfaces.instance[hits.surface[kept]]
+        return cloud, np.where(in_air, np.uint16(0), instances)
 
 
 def _light_up(scene: Scene, hits: Hits, env: Environment) -> tuple[list[Piece], F32]:

@@ -6,8 +6,10 @@ Topics besides the rig's (see config/rigs/sim.yaml): /tf_static, /tf and /odom (
 instance, velocities are not part of that message) and /sim/truth/object_states (PointCloud2, one point per object in
 the same order: id, x, y, z, length, width, height, yaw, vx, vy, visibility, lidar_points, pixels).
 
-Frames are rendered by several processes; what depends on the frame before (events) is done in order. The bag does not
-depend on their number.
+A bundle's messages follow each other in the order: odometry and events since the last bundle, the sweep that ends now,
+pictures, truth; within a topic, stamps rise. Frames are rendered by several processes; what depends on the frame before
+(events) is done in order. Bags of equal file names are equal byte for byte, whatever the number of processes. (A bag's
+metadata holds its name.)
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from mm_perception.core.types import Detections3D, PointCloud
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.frames import millimetres
-from mm_perception.sim.rig import SimCamera, simulated_rig
+from mm_perception.sim.rig import SimCamera, simulated_rig, truth_topics
 from mm_perception.sim.scenario import Scenario
 from mm_perception.sim.sensors import SWEEP_NS, CameraFrame, Sensors, visible_shares
 from mm_perception.sim.surfaces import CLASSES
@@ -118,7 +120,7 @@ def simulate(
     """Writes a bag of a drive.
 
     Args:
-        rate_hz: bundles per second, 1 to 40; rounded to whole steps of 25 ms.
+        rate_hz: bundles per second: 40 / n with a whole n, from 1; at most 10 with a LiDAR, whose turn takes 100 ms.
         workers: rendering processes; None: one per core.
         on_progress: is told the frames done and the frames in all.
 
@@ -126,9 +128,11 @@ def simulate(
         ConfigError: the scenario or the rig cannot be simulated, or seconds or rate are out of range.
         BagError: the bag exists (unless `overwrite`) or cannot be written; nothing half-written is left.
     """
-    if not 0 < seconds <= 3600 or not 1 <= rate_hz <= 40:
-        raise ConfigError(f"expected seconds in (0, 3600] and a rate in [1, 40] Hz, got {seconds} and {rate_hz}")
-    period_ns = max(1, round(1e9 / rate_hz / STEP_NS)) * STEP_NS
+    if not 0 < seconds <= 3600:
+        raise ConfigError(f"expected seconds in (0, 3600], got {seconds}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"expected at least one worker, got {workers}")
+    period_ns = _period_ns(rate_hz, bool(rig.of_kind("lidar")))
     drive = Drive(scenario, rig, max(1, round(seconds * 1e9 / period_ns)), period_ns)
     world = World(scenario, drive.duration_s)  # raises before anything is written
     sim_rig = simulated_rig(rig)
@@ -140,6 +144,16 @@ def simulate(
             writer.write(bundle)
             if on_progress is not None:
                 on_progress(i + 1, drive.frames)
+
+
+def _period_ns(rate_hz: float, with_lidar: bool) -> int:
+    fastest = 10.0 if with_lidar else 40.0
+    steps = 1e9 / STEP_NS / rate_hz if 1 <= rate_hz <= fastest else 0.0
+    if not steps or abs(steps - round(steps)) > 1e-6:
+        raise ConfigError(
+            f"expected a rate of 40 / n Hz from 1 to {fastest:g} (such as 10, 8, 5, 4, 2 or 1), got {rate_hz:g}"
+        )
+    return round(steps) * STEP_NS
 
 
 def _bundles(drive: Drive, workers: int) -> Iterator[Bundle]:
@@ -211,12 +225,6 @@ class _Renderer:
         return Bundle(stamp_ns, pictures, luminance, steps_ns, clouds, truth)
 
 
-def truth_topics(sensor: SensorConfig) -> tuple[str, str]:
-    """Topics of a camera's true classes and instances: beside its image."""
-    base = "/".join(sensor.input_topic.split("/")[:3])
-    return f"{base}/truth/class", f"{base}/truth/instance"
-
-
 def _pictures(camera: SimCamera, frame: CameraFrame) -> dict[str, Encoded]:
     pictures = {camera.sensor.input_topic: _encode(camera.sensor, frame.rgb)}
     if frame.depth_m is not None:
@@ -281,7 +289,7 @@ class _DriveWriter:
     def __init__(self, bag: BagWriter, world: World, sensors: Sensors, events: dict[str, SimCamera]) -> None:
         self._bag, self._world, self._sensors = bag, world, sensors
         self._cameras = {name: sensors.event_camera(camera) for name, camera in events.items()}
-        self._seq = 0
+        self._seq = dict.fromkeys(events, 0)
         before_ns = START_NS - SWEEP_NS
         bag.write(
             "/tf_static", encode_transforms(bag.factory, sensors.rig.transforms, before_ns), before_ns, latched=True
@@ -302,15 +310,15 @@ class _DriveWriter:
             topic = self._sensors.rig.config.sensor(name).input_topic
             for grey, step_ns in zip(greys, bundle.steps_ns, strict=True):
                 packet = self._cameras[name].expose(grey.astype(np.float32), step_ns)
-                bag.write(topic, encode_events_evt3(make, packet, self._seq), packet.stamp_ns)
-                self._seq += 1
+                bag.write(topic, encode_events_evt3(make, packet, self._seq[name]), packet.stamp_ns)
+                self._seq[name] += 1
         for name, cloud in bundle.clouds.items():
             topic = self._sensors.rig.config.sensor(name).input_topic
             bag.write(topic, encode_point_cloud(make, cloud), bundle.stamp_ns)
         for camera in self._sensors.rig.cameras:
-            if camera.sensor.camera_info:
-                info = encode_camera_info(make, camera.model, bundle.stamp_ns)
-                bag.write(camera.sensor.camera_info, info, bundle.stamp_ns)
+            sensors = (camera.sensor, *camera.others.values())
+            for topic in dict.fromkeys(sensor.camera_info for sensor in sensors if sensor.camera_info):
+                bag.write(topic, encode_camera_info(make, camera.model, bundle.stamp_ns), bundle.stamp_ns)
         frames = self._frames()
         for topic, (fmt, data) in bundle.pictures.items():
             bag.write(topic, self._image(fmt, data, bundle.stamp_ns, frames[topic]), bundle.stamp_ns)

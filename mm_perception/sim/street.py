@@ -169,21 +169,8 @@ class StreetBuilder:
         curb = self._surface(
             "curb", Surface(class_id("sidewalk"), (0.35, 0.34, 0.33), sun_gain_k=14, laser=0.35, heat_k=0.8)
         )
-        reach = 400.0
-        self._add(
-            [
-                quad(
-                    [
-                        (-reach, -reach, -0.05),
-                        (end + reach, -reach, -0.05),
-                        (end + reach, reach, -0.05),
-                        (-reach, reach, -0.05),
-                    ],
-                    grass,
-                )
-            ],
-            None,
-        )
+        (x0, y0), (x1, y1) = self.road.bounds(margin_m=400.0)
+        self._add([quad([(x0, y0, -0.05), (x1, y0, -0.05), (x1, y1, -0.05), (x0, y1, -0.05)], grass)], None)
         self._strip(-95, end, -p.curb_m, p.curb_m, 0.0, asphalt)
         for s0, s1 in self._blocks_between(CROSS_HALF_M):
             for side in (-1, 1):

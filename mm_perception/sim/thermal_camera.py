@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.sim.conditions import Environment
-from mm_perception.sim.scene import F32, Appearance, Hits, dot
+from mm_perception.sim.scene import F32, Hits, Warmth, dot
 
 PLANCK_B_K = 1428.0
 COLD_K = 253.0
@@ -46,19 +46,19 @@ def kelvin_of(counts: NDArray[np.floating] | float) -> NDArray[np.floating]:
     return np.asarray(PLANCK_B_K / np.log(1.0 / radiance + 1.0))
 
 
-def surface_kelvin(hits: Hits, look: Appearance, sunlit: F32, env: Environment) -> F32:
+def surface_kelvin(hits: Hits, warmth: Warmth, sunlit: F32, env: Environment) -> F32:
     """(M,) temperature of surfaces [K].
 
     Args:
         sunlit: (M,) 0..1, cosine of the sun on each point, 0 in shade.
     """
     now = sunlit * np.float32(min(env.sun_lux.max() / 80_000.0, 1.0))
-    warm = env.heating * look.sun_gain_k * (0.35 + 0.65 * now)
+    warm = env.heating * warmth.sun_gain_k * (0.35 + 0.65 * now)
     # Under an open sky surfaces radiate their heat away; clouds, fog and rain keep them near the air's temperature.
     loss = np.clip(hits.normals[:, 2], 0.0, 1.0) * np.float32((env.air_k - env.sky_k) / 50.0 * 3.0)
     dry = np.float32(1.0 - 0.6 * env.wetness)
-    kelvin = env.air_k + dry * warm - dry * loss + look.heat_k * np.float32(1.0 - 0.3 * env.wetness)
-    return np.asarray(kelvin + look.body * (BODY_K - env.air_k), np.float32)
+    kelvin = env.air_k + dry * warm - dry * loss + warmth.heat_k * np.float32(1.0 - 0.3 * env.wetness)
+    return np.asarray(kelvin + warmth.body * (BODY_K - env.air_k), np.float32)
 
 
 def sky_kelvin(directions: F32, env: Environment) -> F32:
@@ -72,14 +72,14 @@ def sky_radiance(directions: F32, env: Environment) -> F32:
     return np.asarray(band_radiance(sky_kelvin(directions, env)), np.float32)
 
 
-def surface_radiance(hits: Hits, look: Appearance, sunlit: F32, env: Environment) -> F32:
+def surface_radiance(hits: Hits, warmth: Warmth, sunlit: F32, env: Environment) -> F32:
     """(M,) band radiance that reaches the camera from M hits: emitted, reflected, and the air's between."""
     air = np.float32(band_radiance(env.air_k))
     d, n = hits.directions, hits.normals
     mirrored = d - 2.0 * dot(d, n)[:, None] * n
-    own = band_radiance(surface_kelvin(hits, look, sunlit, env)).astype(np.float32)
+    own = band_radiance(surface_kelvin(hits, warmth, sunlit, env)).astype(np.float32)
     passed = np.exp(-np.float32(env.thermal_extinction_1pm) * hits.range_m)
-    e = look.emissivity
+    e = warmth.emissivity
     return np.asarray(passed * (e * own + (1.0 - e) * sky_radiance(mirrored, env)) + (1.0 - passed) * air, np.float32)
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,9 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
     The ray caster and BLAS would start a thread per core in every process; their threads wait by spinning, so that
     two processes on two cores would take twice as long. Processes are spawned: forked copies of the ray caster's
     threads would hang.
+
+    Raises:
+        ChildProcessError: a process was killed.
     """
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
@@ -36,6 +40,10 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a rendering process was killed, for lack of memory perhaps; fewer workers need less of it"
+        ) from error
     finally:
         for name, value in before.items():
             if value is None:

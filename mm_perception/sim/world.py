@@ -24,7 +24,7 @@ from mm_perception.sim.surfaces import SurfaceTable
 EGO_LENGTH_M, EGO_WIDTH_M = 4.6, 1.9
 EGO_CENTRE_M = 1.3  # the vehicle's middle, ahead of its rear axle
 ODOM_FRAME, BASE_FRAME = "odom", "base_link"
-VIEW_M = 140.0
+VIEW_M = 120.0
 _CELL_M = 20.0
 
 

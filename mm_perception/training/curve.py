@@ -48,7 +48,7 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
         pairs = [(row[column["step"]], row[column[name]]) for row in rows if row[column[name]] != ""]
         return np.array(pairs, np.float64).reshape(-1, 2)
 
-    panels = [_panel("loss", points("loss"), _LOSS), _panel("mIoU of held-out frames", points("miou"), _MIOU)]
+    panels = [_panel("loss", points("loss"), _LOSS), _panel("mIoU of validation frames", points("miou"), _MIOU)]
     if not cv2.imwrite(str(path), np.concatenate(panels)):
         raise OSError(f"{path} cannot be written")
 

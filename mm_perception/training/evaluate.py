@@ -1,4 +1,4 @@
-"""Scores of a network on held-out frames, computed as a replay computes them."""
+"""Scores of a network on validation frames, computed as a replay computes them."""
 
 from __future__ import annotations
 

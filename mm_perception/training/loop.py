@@ -69,7 +69,7 @@ class TrainingResult:
     """What a run gave.
 
     Attributes:
-        model: the best weights by mIoU of the held-out frames, on the CPU in evaluation mode.
+        model: the best weights by mIoU of the validation frames, on the CPU in evaluation mode.
         evaluation: of the last weights.
         seconds_per_step: median over the steps of this call, preparation of the frames included.
     """
@@ -119,13 +119,18 @@ def train(
     place = choose_device(device)
     check_sources(card, source_train, source_val)
     out.mkdir(parents=True, exist_ok=True)
+    check_folder(out, resume)
     with _machine(threads, place):
         run = _Run(card, source_train, source_val, recipe, out, place, save_every_s)
         if resume:
             run.restore()
-        elif run.last.exists():
-            raise TrainingError(f"{run.last}: a run is there already: resume it, or choose another folder")
         return run.finish(on_progress or (lambda _: None))
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Raises TrainingError if a run lies in `out` that is not to be resumed."""
+    if not resume and (out / "last.pt").exists():
+        raise TrainingError(f"{out / 'last.pt'}: a run is there already: resume it, or choose another folder")
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from mm_perception.training.recipe import Recipe
 from mm_perception.training.samples import SampleSource, to_input
 
 TOLERANCE = 0.02  # largest difference of fp16 and fp32 logits, of the largest logit
-_COMPARED = 4  # held-out frames on which they are compared
+_COMPARED = 4  # validation frames on which they are compared
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -34,7 +35,7 @@ class PublishReport:
     """What was written.
 
     Attributes:
-        evaluation: of the written weights on the held-out frames.
+        evaluation: of the written weights on the validation frames.
         max_abs_diff: of their logits from those in float32.
     """
 
@@ -65,10 +66,11 @@ def publish(
         model: on the CPU, in evaluation mode.
         base: the card that the training began with.
         name: of the new card; empty: the base's without "-untrained".
-        device: where the held-out frames are segmented; None: the CPU.
+        device: where the validation frames are segmented; None: the CPU.
 
     Raises:
-        ModelError: a weight does not fit fp16, or the logits differ by more than `TOLERANCE`.
+        ModelError: a weight does not fit fp16, the logits differ by more than `TOLERANCE`, or the file cannot be
+            written.
     """
     name = name or base.name.removesuffix("-untrained")
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,10 @@ def publish(
         provenance=_provenance(base, source_train, source_val, recipe),
     )
     try:
-        save_file(half_state(model), temporary)
+        try:
+            save_file(half_state(model), temporary)
+        except SafetensorError as error:
+            raise ModelError(f"{weights}: cannot be written ({error})") from error
         card = replace(card, weights_sha256=file_sha256(temporary))
         again = load_network(card)
         difference = _compare(model, again, card, source_val)
@@ -117,7 +122,7 @@ def half_state(model: Cmx) -> dict[str, Tensor]:
 
 
 def _compare(model: Cmx, again: Cmx, card: ModelCard, source: SampleSource) -> float:
-    """The largest difference of the logits of both on some held-out frames. Raises ModelError."""
+    """The largest difference of the logits of both on some validation frames. Raises ModelError."""
     samples = [to_input(source[i], card)[0] for i in range(min(_COMPARED, len(source)))]
     rgb, x, _ = stack(samples, card, torch.device("cpu"))
     with torch.inference_mode():
@@ -135,7 +140,7 @@ def _provenance(base: ModelCard, train: SampleSource, val: SampleSource, recipe:
     start = base.weights if base.weights_path is None else base.weights_path.name
     return (
         f"trained by `mm-perception train segmentation` on {train.description}, {len(train)} frames; "
-        f"held out: {val.description}, {len(val)} frames; started from {start}; seed {recipe.seed}; "
+        f"best weights chosen on {val.description}, {len(val)} frames; started from {start}; seed {recipe.seed}; "
         f"recipe {recipe.digest()}; commit {source_commit()}"
     )
 

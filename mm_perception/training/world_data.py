@@ -1,20 +1,25 @@
 """Training data from the simulated world: frames made once, encoded as the pipeline encodes them, kept as arrays.
 
-The folder is what `samples.ArraySource` reads. It is whole when meta.json is there, which is written last; a run that
-was cut short starts over.
+The folder is what `sources.ArraySource` reads. It is whole when meta.json is there, which is written last; a run that
+was cut short starts over. Of several runs that want the same folder, one makes it and the others wait for it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_perception.core.errors import ConfigError
 from mm_perception.core.types import ThermalFrame
+from mm_perception.engines.card import ModelCard
+from mm_perception.engines.stamp import locked
 from mm_perception.sensing.depth import raw_depth_image
 from mm_perception.sensing.image import Placement
 from mm_perception.sensing.thermal import thermal_image
@@ -25,6 +30,20 @@ SETS = {"train": 0, "val": 1}
 """Sets of training worlds: what is trained on, and what chooses the best weights. (Judging uses other worlds.)"""
 
 ENCODINGS = {"thermal": "agc", "depth": "raw"}
+
+_LONGEST_WAIT_S = 24 * 3600.0
+
+
+def check_card(card: ModelCard) -> None:
+    """Raises ConfigError if frames of the world cannot train a network of this card."""
+    if card.classes != CLASSES:
+        raise ConfigError(f"model {card.name}: has other classes than the simulated world ({', '.join(CLASSES)})")
+    if ENCODINGS.get(card.modality, "rgb") != card.encoding:
+        known = ", ".join(f"{modality} {encoding}" for modality, encoding in [("rgb", "rgb"), *ENCODINGS.items()])
+        raise ConfigError(
+            f"model {card.name}: wants {card.modality} {card.encoding}; frames for training hold {known} "
+            "(for others, train on a bag of `mm-perception simulate`)"
+        )
 
 
 def write_world_data(
@@ -44,22 +63,41 @@ def write_world_data(
 
     Raises:
         ConfigError: a seed or count out of range, or open3d is missing.
-        OSError: the folder cannot be written.
+        EngineError: another process has been making the folder for a day.
+        OSError: the folder cannot be written, or the disk is full.
     """
+    with locked(folder, _LONGEST_WAIT_S):
+        _write(folder, seed, count, height, width, workers, on_progress)
+
+
+def _write(
+    folder: Path, seed: int, count: int, height: int, width: int, workers: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:  # fmt: skip
     identity = {"world": WORLD_VERSION, "seed": seed, "frames": count, "height": height, "width": width}
     if _is_there(folder, identity):
         return
     scratch = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    try:
+        _fill(scratch, identity, workers, on_progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fill(
+    scratch: Path, identity: dict[str, int], workers: int | None, on_progress: Callable[[int, int], None] | None
+) -> None:
+    seed, count, height, width = (identity[k] for k in ("seed", "frames", "height", "width"))
+    frames = make_frames("train", seed, count, workers)
     shapes = {"rgb": (count, height, width, 3), "thermal": (count, height, width), "depth": (count, height, width),
               "labels": (count, height, width)}  # fmt: skip
-    arrays = {
-        name: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.uint8, shape)
-        for name, shape in shapes.items()
-    }
+    arrays = {name: _allocated(scratch / f"{name}.npy", shape) for name, shape in shapes.items()}
     conditions: list[str] = []
-    for i, frame in enumerate(make_frames("train", seed, count, workers)):
+    for i, frame in enumerate(frames):
         for name, picture in encode_frame(frame, height, width).items():
             arrays[name][i] = picture
         conditions.append(frame.condition)
@@ -73,8 +111,14 @@ def write_world_data(
         "made_from": identity,
     }  # fmt: skip
     (scratch / "meta.json").write_text(json.dumps(meta))
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.replace(folder)
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """A file of zeros that has its place on the disk: writing into a sparse one kills the process on a full disk."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _is_there(folder: Path, identity: dict[str, int]) -> bool:

@@ -33,25 +33,32 @@ def test_miou_leaves_out_classes_that_only_the_prediction_holds():
     assert np.isnan(miou_of_true_classes(np.zeros((C, C), np.int64)))
 
 
-def comparison():
+def comparison(worlds):
     good, bad = matrix(90, 10), matrix(50, 50)
     return Comparison(
-        ("rgb", "rgb-thermal"), ["day", "night", "day", "night"], [1, 1, 2, 2],
-        {"rgb": [good, bad, good, bad], "rgb-thermal": [good, good, good, good]}, {},
+        ("rgb", "rgb-thermal"), ["day", "night"] * worlds, list(np.repeat(np.arange(worlds), 2)),
+        {"rgb": [good, bad] * worlds, "rgb-thermal": [good, good] * worlds}, {},
     )  # fmt: skip
 
 
 def test_summary_has_miou_gain_and_intervals_by_condition():
-    facts = summary(comparison(), "rgb")
+    facts = summary(comparison(10), "rgb")
     good, bad = 90 / 110, 50 / 150
     assert facts["miou"]["day"] == {"rgb": pytest.approx(good, abs=1e-4), "rgb-thermal": pytest.approx(good, abs=1e-4)}
     assert facts["gain"]["night"]["rgb-thermal"] == pytest.approx(good - bad, abs=1e-4)
     assert facts["gain_interval_95"]["night"]["rgb-thermal"] == pytest.approx([good - bad] * 2, abs=1e-4)
     assert facts["miou"]["all"]["rgb"] == pytest.approx(140 / 260, abs=1e-4)
-    assert facts["frames"] == {"all": 4, "day": 2, "night": 2}
+    assert facts["frames"] == {"all": 20, "day": 10, "night": 10}
     assert facts["iou"]["all"]["rgb"]["road"] == pytest.approx(140 / 260, abs=1e-4)
     assert facts["iou"]["all"]["rgb"]["train"] is None
     json.dumps(facts)
+
+
+def test_a_handful_of_worlds_gives_no_interval():
+    facts = summary(comparison(9), "rgb")
+    assert facts["miou"]["night"]["rgb"] == pytest.approx(50 / 150, abs=1e-4)
+    assert facts["interval_95"]["all"] == {"rgb": None, "rgb-thermal": None}
+    assert facts["gain_interval_95"]["night"] == {"rgb-thermal": None}
 
 
 def test_bootstrap_draws_worlds_not_frames():

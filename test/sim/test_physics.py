@@ -197,7 +197,10 @@ def test_a_known_step_of_brightness_gives_one_event_per_threshold(steps, polarit
 
 def test_refractory_time_loses_events_and_mismatch_spreads_their_number():
     ratio = float(np.exp(0.2 * 4.5))
-    assert len(expose_step(ratio, refractory_ns=3_000_000)) == 1 * 40 * 30, "events 2.2 ms apart find pixels asleep"
+    slow = expose_step(ratio, refractory_ns=3_000_000)
+    assert len(slow) == 2 * 40 * 30, "of four events 2.2 ms apart, each second one finds its pixel asleep"
+    one = slow.t_ns[(slow.x == 7) & (slow.y == 9)]
+    np.testing.assert_allclose(one, 1_000_000 + np.array([1, 3]) / 4.5 * 10_000_000, atol=200)
     spread = expose_step(ratio, mismatch=0.2)
     count = np.bincount(spread.y.astype(int) * 40 + spread.x, minlength=1200)
     assert count.std() > 0.5 and count.mean() == pytest.approx(4.3, abs=0.5)
@@ -236,7 +239,10 @@ def wall_sweep(env, **surface):
     rays = model.rays()
     hits = scene.cast(np.zeros(3), rays)
     offsets = model.offsets_ns(100_000_000)
-    cloud, kept = measure_sweep(model, rays, hits, table.arrays, env, offsets, 7, "lidar", np.random.default_rng(1))
+    generator = np.random.default_rng(1)
+    cloud, kept, in_air = measure_sweep(model, rays, hits, table.arrays, env, offsets, 7, "lidar", generator)
+    away = np.abs(np.linalg.norm(cloud.xyz, axis=1) - hits.range_m[kept]) > 0.2
+    assert (in_air[away] if away.any() else ~in_air).all(), "what is not at its target came from the air, and is told"
     return model, cloud, kept, rays
 
 

@@ -126,6 +126,14 @@ def test_road_places_follow_its_heading():
 # Rigs
 
 
+def test_ground_reaches_beyond_every_place_of_a_long_winding_road():
+    road = Road(9000.0, bend_rad=0.25, wave_m=300.0, phase_rad=2.0)
+    (x0, y0), (x1, y1) = road.bounds(100.0)
+    places = road.places(np.linspace(-100, 9000, 50), np.full(50, 60.0))
+    assert np.ptp(places[:, 1]) > 1500
+    assert (places > (x0, y0)).all() and (places < (x1, y1)).all()
+
+
 def test_shipped_rig_has_the_head_six_cameras_and_a_lidar():
     rig = simulated_rig(load_rig("sim"))
     head, *round_the_car = rig.cameras

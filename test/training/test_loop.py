@@ -13,6 +13,7 @@ from mm_perception.core.errors import ConfigError, DataError, ModelError, Traini
 from mm_perception.engines.card import find_card  # noqa: E402
 from mm_perception.engines.load import load_engine  # noqa: E402
 from mm_perception.models.cmx import build_cmx, build_untrained_cmx  # noqa: E402
+from mm_perception.sim.surfaces import CLASSES as CLASSES_OF_WORLD  # noqa: E402
 from mm_perception.training.evaluate import evaluate  # noqa: E402
 from mm_perception.training.loop import choose_device, class_weights, parameter_groups, train  # noqa: E402
 from mm_perception.training.publish import half_state, publish  # noqa: E402
@@ -229,7 +230,7 @@ def test_command(array_folder, make_card, tmp_path, capsys):
     options = ["--recipe", str(recipe), "--epochs", "1", "--batch", "4", "--crop", "48x64", "--threads", "1"]
     assert main([*common, *options]) == 0
     told = capsys.readouterr().out
-    assert "held-out frames" in told
+    assert "frames that chose them" in told
     assert "mm-perception replay" in told
     assert find_card(out / "toy-thermal.yaml").palette == ((0, 0, 0), (255, 0, 0))
     assert main([*common, *options]) == 2
@@ -279,12 +280,32 @@ def test_command_trains_on_simulated_scenes_and_makes_them_once(tmp_path, capsys
     )
     options = ["train", "segmentation", "--card", str(card), "--frames", "3", "--val-frames", "2", "--epochs", "1"]
     cache = tmp_path / "world"
+    made = []
     for name in ("one", "two"):
         out = tmp_path / name
         assert main([*options, "--batch", "2", "--from-scratch", "--world-cache", str(cache), "--out", str(out)]) == 0
-        made = {p: p.stat().st_mtime_ns for p in cache.rglob("*") if p.is_file()}
-    assert all(p.stat().st_mtime_ns == t for p, t in made.items())
+        made.append({p: p.stat().st_mtime_ns for p in cache.rglob("*.npy")})
+    assert len(made[0]) == 8 and made[0] == made[1]
     text = (tmp_path / "two" / "small.yaml").read_text()
     assert "trained: true" in text and "simulated world" in text and "measured: {miou" in text
     first, second = ((tmp_path / name / "small.safetensors").read_bytes() for name in ("one", "two"))
     assert first == second, "the same seed gives the same weights"
+
+
+@pytest.mark.parametrize(
+    ("modality", "encoding", "classes", "options", "said"),
+    [
+        ("depth", "raw", ("road", "sky"), [], "other classes"),
+        ("depth", "hha", CLASSES_OF_WORLD, [], "wants depth hha"),
+        ("depth", "raw", CLASSES_OF_WORLD, ["--frames", "0"], "expected frames"),
+    ],
+)
+def test_command_refuses_what_the_world_cannot_train_before_frames_are_made(
+    make_card, tmp_path, capsys, modality, encoding, classes, options, said
+):
+    make_card(modality, encoding, classes)
+    card, cache = tmp_path / f"toy-{modality}.yaml", tmp_path / "world"
+    given = ["train", "segmentation", "--card", str(card), "--world-cache", str(cache), "--out", str(tmp_path / "out")]
+    assert main([*given, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not cache.exists()

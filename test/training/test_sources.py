@@ -133,11 +133,13 @@ NINETEEN = tuple(f"class {i}" for i in range(19))
 
 @pytest.fixture(scope="module")
 def short_bag(tmp_path_factory):
-    """Two frames of the demo street."""
-    from mm_perception.sim.demo_bag import write_demo_bag
+    """Two frames of a street."""
+    pytest.importorskip("open3d", reason="the simulated world needs open3d-cpu", exc_type=ImportError)
+    from mm_perception.sim.scenario import Scenario
+    from mm_perception.sim.simulate import simulate
 
     path = tmp_path_factory.mktemp("bag") / "short.mcap"
-    write_demo_bag(path, frames=2, seed=1)
+    simulate(Scenario(seed=1), load_rig("demo"), 0.2, path, workers=1)
     return path
 
 
