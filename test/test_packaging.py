@@ -14,7 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 SETUP = (ROOT / "setup.py").read_text()
 
-ROSDEP_KEY = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml", "rich": "python3-rich"}
+ROSDEP_KEY = {
+    "numpy": "python3-numpy",
+    "cv2": "python3-opencv",
+    "yaml": "python3-yaml",
+    "rich": "python3-rich",
+    "scipy": "python3-scipy",
+}
 FROM_PIP = {
     "rosbags",
     "onnxruntime",

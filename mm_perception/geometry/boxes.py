@@ -34,3 +34,63 @@ def count_points_inside(xyz: NDArray[np.floating], boxes: Detections3D) -> NDArr
         local = np.stack([cos * d[:, 0] + sin * d[:, 1], -sin * d[:, 0] + cos * d[:, 1], d[:, 2]], axis=1)
         counts[i] = np.count_nonzero((np.abs(local) <= boxes.sizes_lwh[i] / 2).all(axis=1))
     return counts
+
+
+def iou_3d(
+    centers: NDArray[np.floating], sizes_lwh: NDArray[np.floating], yaw_rad: NDArray[np.floating],
+    other_centers: NDArray[np.floating], other_sizes_lwh: NDArray[np.floating], other_yaw_rad: NDArray[np.floating],
+) -> NDArray[np.float64]:  # fmt: skip
+    """(N, M) volume of the intersection over that of the union of upright boxes, 0..1; 0 where both are flat."""
+    a, b = np.asarray(centers, np.float64), np.asarray(other_centers, np.float64)
+    size_a, size_b = np.asarray(sizes_lwh, np.float64), np.asarray(other_sizes_lwh, np.float64)
+    shape = (len(a), len(b))
+    if 0 in shape:
+        return np.zeros(shape)
+    bottom = np.maximum((a[:, 2] - size_a[:, 2] / 2)[:, None], (b[:, 2] - size_b[:, 2] / 2)[None])
+    top = np.minimum((a[:, 2] + size_a[:, 2] / 2)[:, None], (b[:, 2] + size_b[:, 2] / 2)[None])
+    reach = np.linalg.norm(size_a[:, :2], axis=1)[:, None] + np.linalg.norm(size_b[:, :2], axis=1)[None]
+    apart = np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1)
+    i, j = np.nonzero((top > bottom) & (apart < reach / 2))
+    ground = np.zeros(shape)
+    if len(i):
+        first = box_corners(a, size_a, np.asarray(yaw_rad))[:, :4, :2]
+        second = box_corners(b, size_b, np.asarray(other_yaw_rad))[:, :4, :2]
+        ground[i, j] = _clipped_area(first[i], second[j])
+    shared = ground * np.maximum(top - bottom, 0.0)
+    union = size_a.prod(axis=1)[:, None] + size_b.prod(axis=1)[None] - shared
+    return np.where(union > 0, shared / np.where(union > 0, union, 1.0), 0.0)
+
+
+def _clipped_area(polygons: NDArray[np.float64], windows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(P,) area of the intersection of (P, 4, 2) rectangles, both counter-clockwise.
+
+    Sutherland and Hodgman (CACM 1974), for all pairs at once: a corner that is cut away is moved to where its edges
+    leave the half plane, so that the number of corners only grows by as many as edges cut.
+    """
+    corners = polygons
+    for k in range(4):
+        start, stop = windows[:, k], windows[:, (k + 1) % 4]
+        normal = np.stack([start[:, 1] - stop[:, 1], stop[:, 0] - start[:, 0]], axis=-1)  # inwards
+        side = np.einsum("pc,pnc->pn", normal, corners - start[:, None])
+        following, next_side = np.roll(corners, -1, axis=1), np.roll(side, -1, axis=1)
+        cut = (side < 0) != (next_side < 0)
+        share = np.where(cut, side / np.where(cut, side - next_side, 1.0), 0.0)
+        crossing = corners + share[..., None] * (following - corners)
+        # Each corner gives itself if it is inside, and its edge's crossing if there is one; else the last valid point
+        # again, which adds no area.
+        candidates = np.stack([corners, crossing], axis=2).reshape(len(corners), -1, 2)
+        valid = np.stack([side >= 0, cut], axis=2).reshape(len(corners), -1)
+        corners = _last_valid(candidates, valid)
+    x, y = corners[..., 0], corners[..., 1]
+    twice = (x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)
+    return np.asarray(np.maximum(twice / 2.0, 0.0))
+
+
+def _last_valid(points: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Points with the invalid ones replaced by the valid one before them in the ring; the first one where none is."""
+    count = points.shape[1]
+    index = np.where(valid, np.arange(count), -1)
+    index = np.maximum.accumulate(index, axis=1)
+    last = np.where(valid.any(axis=1), count - 1 - np.argmax(valid[:, ::-1], axis=1), 0)
+    index = np.where(index < 0, last[:, None], index)
+    return np.take_along_axis(points, index[..., None], axis=1)
