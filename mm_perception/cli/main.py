@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure what a second sensor buys, on held-out simulated scenes",
     "train": "train a segmentation network and publish its weights with a card",
     "export": "write a model as ONNX with its card",
+    "metrics": "score files of boxes with the nuScenes detection metric",
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
     "bench": "measure codec, synchronizer or engines",
     "info": "show what is in a bag, and which engines, rigs and models there are",

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from mm_perception.sim.sensors import Sensors
 from mm_perception.sim.workers import prepare_nothing, worker_pool
 from mm_perception.sim.world import World
 
+T = TypeVar("T")
 Split = Literal["train", "held-out"]
 FRAMES_PER_WORLD = 7
 SECONDS_BETWEEN = 3.1
@@ -71,6 +72,21 @@ def make_frames(
     Raises:
         ConfigError: a seed or count out of range.
     """
+    yield from frames_of_worlds(_world_frames, split, seed, count, workers, conditions)
+
+
+def frames_of_worlds(
+    make: Callable[[Split, int, int, Sequence[ConditionName], int], list[T]],
+    split: Split,
+    seed: int,
+    count: int,
+    workers: int | None = None,
+    conditions: Sequence[ConditionName] = CONDITIONS,
+) -> Iterator[T]:
+    """Runs `make(split, seed, index of the world, conditions, frames)` for world after world, in order.
+
+    Args: see `make_frames`.
+    """
     worlds = -(-count // FRAMES_PER_WORLD)
     if not 0 <= seed < 1000 or not 0 < worlds <= _SEEDS_PER_SET:
         raise ConfigError(f"expected a seed in 0..999 and a count in 1..{_SEEDS_PER_SET * FRAMES_PER_WORLD}")
@@ -80,12 +96,12 @@ def make_frames(
     workers = workers or os.cpu_count() or 1
     if workers == 1 or worlds == 1:
         for job in jobs:
-            yield from _world_frames(*job)
+            yield from make(*job)
         return
     with worker_pool(workers, prepare_nothing) as pool:  # and the queue must not hold all frames at once
         pending = []
         for job in jobs:
-            pending.append(pool.submit(_world_frames, *job))
+            pending.append(pool.submit(make, *job))
             if len(pending) > 2 * workers:
                 yield from pending.pop(0).result()
         for future in pending:
@@ -98,9 +114,8 @@ def _head() -> SimRig:
     return SimRig(rig.config, rig.cameras[:1], ())
 
 
-def _world_frames(
-    split: Split, seed: int, index: int, conditions: Sequence[ConditionName], count: int
-) -> list[LabelledFrame]:
+def draw_world(split: Split, seed: int, index: int) -> tuple[World, np.random.Generator]:
+    """One world of a set, and the generator that goes on to draw its conditions."""
     world_seed = _FIRST_SEED[split] + seed * _SEEDS_PER_SET + index
     generator = np.random.default_rng([world_seed, 1])
     scenario = Scenario(
@@ -111,14 +126,30 @@ def _world_frames(
         parked=float(generator.uniform(0.3, 1.4)),
         people=float(generator.uniform(0.6, 2.2)),
     )
-    world = World(scenario, duration_s=(FRAMES_PER_WORLD + 1) * SECONDS_BETWEEN)
+    return World(scenario, duration_s=(FRAMES_PER_WORLD + 1) * SECONDS_BETWEEN), generator
+
+
+def frame_time_s(number: int) -> float:
+    """When a world's frames are taken."""
+    return 0.5 + number * SECONDS_BETWEEN
+
+
+def set_condition(world: World, condition: ConditionName, time_s: float, generator: np.random.Generator) -> None:
+    """Changes a world's light and weather."""
+    heading = world.road.heading(world.ego.at(time_s)[0])
+    world.environment = make_environment(condition, generator, heading)
+
+
+def _world_frames(
+    split: Split, seed: int, index: int, conditions: Sequence[ConditionName], count: int
+) -> list[LabelledFrame]:
+    world, generator = draw_world(split, seed, index)
+    world_seed = world.scenario.seed
     sensors = Sensors(world, _head(), world_seed)
     frames = []
     for i in range(count):
-        condition = conditions[(i + index) % len(conditions)]
-        time_s = 0.5 + i * SECONDS_BETWEEN
-        heading = world.road.heading(world.ego.at(time_s)[0])
-        world.environment = make_environment(condition, generator, heading)
+        condition, time_s = conditions[(i + index) % len(conditions)], frame_time_s(i)
+        set_condition(world, condition, time_s, generator)
         scene = sensors.scene(time_s)
         frame = sensors.frame(scene, sensors.view(scene, sensors.rig.cameras[0]), i)
         assert frame.depth_m is not None and frame.thermal is not None

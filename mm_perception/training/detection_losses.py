@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mm_perception.models.deepinteraction.boxes import Plane, RawBoxes, middle_and_size
+from mm_perception.core.detector import Plane
+from mm_perception.models.deepinteraction.boxes import RawBoxes, middle_and_size
 from mm_perception.training.detection_targets import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,

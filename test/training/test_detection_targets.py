@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("scipy", reason="scipy is not installed")
 
+from mm_perception.core.detector import Plane  # noqa: E402
 from mm_perception.core.errors import DataError  # noqa: E402
-from mm_perception.models.deepinteraction.boxes import Plane, RawBoxes, middle_and_size  # noqa: E402
+from mm_perception.models.deepinteraction.boxes import RawBoxes, middle_and_size  # noqa: E402
 from mm_perception.training.detection_losses import (  # noqa: E402
     assign_layer,
     detection_loss,

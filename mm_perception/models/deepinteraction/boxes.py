@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mm_perception.core.detector import Plane
+
 NEAREST_M = 1e-5
 
 
@@ -29,13 +31,6 @@ class RawBoxes(NamedTuple):
     rot: Tensor
     vel: Tensor
     heatmap: Tensor
-
-
-class Plane(NamedTuple):
-    """The bird's-eye view's corner and cell size [m], both (x, y)."""
-
-    origin_m: tuple[float, float]
-    cell_m: tuple[float, float]
 
 
 def middle_and_size(raw: RawBoxes, plane: Plane) -> tuple[Tensor, Tensor, Tensor]:

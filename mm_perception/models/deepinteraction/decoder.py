@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mm_perception.core.detector import Plane
 from mm_perception.models.deepinteraction.attention import MASKED, Attention
 from mm_perception.models.deepinteraction.blocks import ConvBlock, FeedForward
 from mm_perception.models.deepinteraction.boxes import (
-    Plane,
     RawBoxes,
     bev_regions,
     image_regions,

@@ -33,11 +33,12 @@ class Streams(NamedTuple):
     """What the encoder gives.
 
     Attributes:
-        image: (V, C, h, w) after fusion.
+        image_alone: (V, C, h, w) before fusion. image: after it.
         lidar: (1, C, rows, columns) before fusion.
         fused: (1, C, rows, columns) after fusion.
     """
 
+    image_alone: Tensor
     image: Tensor
     lidar: Tensor
     fused: Tensor
@@ -116,7 +117,7 @@ class Encoder(nn.Module):
         image, bev = image_levels[0], bev_levels[0]
         for image_layer, lidar_layer in zip(self.img_fusion_blocks, self.pts_fusion_blocks, strict=True):
             image, bev = image_layer(image, image_levels, bev, maps), lidar_layer(bev, bev_levels, image, maps)
-        return Streams(image, self.shared_conv_pts(lidar), bev)
+        return Streams(image_levels[0], image, self.shared_conv_pts(lidar), bev)
 
 
 def tokens(features: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mm_perception.core.detector import VARIANTS, Plane, detector_variant
 from mm_perception.core.errors import DataError, ModelError
 from mm_perception.models.deepinteraction.attention import MASKED, Attention
-from mm_perception.models.deepinteraction.boxes import Plane, RawBoxes, corners, middle_and_size
+from mm_perception.models.deepinteraction.boxes import RawBoxes, corners, middle_and_size
 from mm_perception.models.deepinteraction.decoder import ImageBlock, peaks
 from mm_perception.models.deepinteraction.interaction import GuidedSampling, atlas
-from mm_perception.models.deepinteraction.model import VARIANTS, DeepInteraction, detector_variant
+from mm_perception.models.deepinteraction.model import DeepInteraction
 from mm_perception.models.deepinteraction.pillars import PillarFrontEnd
 from mm_perception.models.deepinteraction.roi import roi_align
 from mm_perception.models.deepinteraction.sparse import SparseConv, SparseEncoder, SparseTensor
@@ -44,7 +45,7 @@ def test_guided_sampling_equals_plain_attention_over_valid_keys():
         expected = block.learnedAlign(query, keys, keys)[0, 0] if len(keys[0]) else torch.zeros(16)
         torch.testing.assert_close(got[cell], expected, atol=1e-5, rtol=0)
     others = [c for c in range(12) if c not in cells.tolist()]
-    assert float(got[others].abs().max()) == 0.0
+    assert got[others].abs().max().item() == 0.0
 
 
 def test_atlas_keeps_views_apart():

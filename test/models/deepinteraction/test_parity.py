@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mm_perception.core.detector import VARIANTS, Plane
 from mm_perception.geometry.boxes import iou_3d
 from mm_perception.models.deepinteraction.attention import DeformableAttention, LocalAttention
-from mm_perception.models.deepinteraction.boxes import Plane, RawBoxes, bev_regions, corners, middle_and_size
+from mm_perception.models.deepinteraction.boxes import RawBoxes, bev_regions, corners, middle_and_size
 from mm_perception.models.deepinteraction.decoder import Decoder
 from mm_perception.models.deepinteraction.encoder import Encoder
 from mm_perception.models.deepinteraction.interaction import (
@@ -20,7 +21,7 @@ from mm_perception.models.deepinteraction.interaction import (
     sine_position,
     warp,
 )
-from mm_perception.models.deepinteraction.model import VARIANTS, DeepInteraction
+from mm_perception.models.deepinteraction.model import DeepInteraction
 from mm_perception.models.deepinteraction.roi import DynamicConv, roi_align
 
 BLOCK = 1e-4

@@ -1,0 +1,105 @@
+"""Sizes of DeepInteraction++ detectors: what those who prepare inputs and those who build networks agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from mm_perception.core.errors import ModelError
+
+POINT_FEATURES = 5  # x, y, z, intensity, age
+PILLAR_FEATURES = POINT_FEATURES + 5  # and offsets from the pillar's mean (3) and its middle (2)
+
+
+class Plane(NamedTuple):
+    """The bird's-eye view's corner and cell size [m], both (x, y)."""
+
+    origin_m: tuple[float, float]
+    cell_m: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorVariant:
+    """Sizes of one network.
+
+    Attributes:
+        image_size: height and width of the images [px]; views: their number.
+        stride: of the image feature map, 4 or 8.
+        range_m: x, y, z of the lower and the upper corner, in the LiDAR's frame.
+        front_end: "pillars" or "voxels"; pillar_m: side of a pillar or voxel.
+        max_pillars, pillar_points: capacity of the front end.
+        bev_cells: rows and columns of the fused map.
+        max_cells, cell_points: capacity of the cells that look into the images.
+        backbone: "swin_t", "resnet50" or "resnet_tiny".
+        bev_*: stacks of the LiDAR backbone and strides of its neck.
+        inner: width of the dynamic layers.
+    """
+
+    image_size: tuple[int, int] = (448, 800)
+    stride: int = 4
+    views: int = 6
+    range_m: tuple[float, float, float, float, float, float] = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
+    front_end: str = "pillars"
+    pillar_m: float = 0.2
+    max_pillars: int = 30_000
+    pillar_points: int = 20
+    pillar_dim: int = 64
+    bev_cells: tuple[int, int] = (180, 180)
+    max_cells: int = 12_000
+    cell_points: int = 20
+    views_per_point: int = 2
+    radii: int = 60
+    radius_step_m: float = 1.0
+    heights: int = 10
+    backbone: str = "swin_t"
+    pyramid_dim: int = 256
+    bev_channels: tuple[int, ...] = (128, 256)
+    bev_layers: tuple[int, ...] = (5, 5)
+    bev_strides: tuple[int, ...] = (1, 2)
+    neck_dim: int = 256
+    neck_strides: tuple[float, ...] = (1.0, 2.0)
+    dim: int = 128
+    hidden: int = 512
+    inner: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+    queries: int = 200
+    sweeps: int = 10
+
+    @property
+    def pillar_cells(self) -> tuple[int, int]:
+        """Rows and columns of the front end's map."""
+        x0, y0, _, x1, y1, _ = self.range_m
+        return round((y1 - y0) / self.pillar_m), round((x1 - x0) / self.pillar_m)
+
+    @property
+    def plane(self) -> Plane:
+        x0, y0, _, x1, y1, _ = self.range_m
+        return Plane((x0, y0), ((x1 - x0) / self.bev_cells[1], (y1 - y0) / self.bev_cells[0]))
+
+
+FULL_PILLARS = DetectorVariant(
+    range_m=(-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), bev_cells=(128, 128), bev_channels=(64, 128, 256),
+    bev_layers=(3, 5, 5), bev_strides=(2, 2, 2), neck_dim=128, neck_strides=(0.5, 1.0, 2.0),
+)  # fmt: skip
+VARIANTS = {
+    # The paper's PointPillars ablation; the grid after TransFusion's pillar configuration.
+    "full": FULL_PILLARS,
+    # As published: sparse voxels of 0.075 m.
+    "full-voxels": DetectorVariant(front_end="voxels", pillar_m=0.075, max_pillars=160_000, pillar_points=10),
+    # Our own, small enough to be trained on a CPU.
+    "tiny": replace(
+        FULL_PILLARS, image_size=(256, 448), stride=8, range_m=(-52.0, -52.0, -5.0, 52.0, 52.0, 3.0), pillar_m=0.5,
+        max_pillars=8_000, pillar_points=16, pillar_dim=32, bev_cells=(104, 104), max_cells=4_000, cell_points=8,
+        radii=50, heights=6, backbone="resnet_tiny", pyramid_dim=64, bev_channels=(48, 64, 96), bev_layers=(2, 2, 2),
+        bev_strides=(2, 2, 2), neck_dim=48, neck_strides=(1.0, 2.0, 4.0), dim=64, hidden=128, inner=32,
+        encoder_layers=1, decoder_layers=2, queries=100, sweeps=3,
+    ),
+}  # fmt: skip
+
+
+def detector_variant(name: str) -> DetectorVariant:
+    """Raises ModelError for an unknown name."""
+    if name not in VARIANTS:
+        raise ModelError(f"detector variant: expected one of {', '.join(VARIANTS)}, got {name!r}")
+    return VARIANTS[name]

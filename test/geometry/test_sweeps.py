@@ -1,0 +1,81 @@
+"""Turns of a moving LiDAR against a world that stands still."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.types import PointCloud
+from mm_perception.geometry.sweeps import OwnBody, SweepBuffer, still_sweep, without_own_body
+from mm_perception.geometry.transforms import RigidTransform
+
+TURN_NS = 100_000_000
+WALL = np.stack([np.full(50, 20.0), np.linspace(-10, 10, 50), np.linspace(-1, 2, 50)], axis=1)
+
+
+def pose(t_ns, speed=10.0):
+    """A vehicle that drives along x."""
+    return RigidTransform("odom", "lidar", np.eye(3), np.array([speed * t_ns * 1e-9, 0.0, 0.0]))
+
+
+def turn(start_ns, with_times=True):
+    """The wall as a LiDAR sees it that passes along it, each point at its own time."""
+    offset = np.linspace(0, TURN_NS - 1, len(WALL)).astype(np.int64)
+    place = np.array([pose(start_ns + o).translation for o in (offset if with_times else np.zeros_like(offset))])
+    xyz = (WALL - place).astype(np.float32)
+    intensity = np.full(len(WALL), 7.0, np.float32)
+    return PointCloud(xyz, start_ns, "lidar", intensity, None, offset if with_times else None)
+
+
+def still(start_ns, with_times=True):
+    end_ns = start_ns + TURN_NS
+    return still_sweep(turn(start_ns, with_times), pose(start_ns), pose(end_ns), end_ns, OwnBody())
+
+
+def test_a_wall_seen_from_a_moving_vehicle_lies_at_one_place():
+    buffer = SweepBuffer(3)
+    for k in range(4):
+        buffer.add(still(k * TURN_NS))
+    reference_ns = 4 * TURN_NS
+    table = buffer.table(pose(reference_ns).inverse(), reference_ns)
+    assert len(buffer) == 3 and table.shape == (150, 5)
+    np.testing.assert_allclose(table[:, 0], 20.0 - 4.0, atol=1e-4)
+    assert (table[:, 3] == 7.0).all()
+    np.testing.assert_allclose(table[:50, 4], 0.1 - np.linspace(0, 0.1, 50), atol=1e-6)
+    assert 0.2 - 1e-6 < table[100:, 4].min() and table[:, 4].max() <= 0.3 + 1e-6, (
+        "the newest turn first, ages in seconds"
+    )
+
+
+def test_clouds_without_times_are_taken_at_their_stamp():
+    sweep = still(0, with_times=False)
+    np.testing.assert_allclose(sweep.xyz, WALL, atol=1e-5)
+    assert (sweep.t_ns == 0).all()
+
+
+def test_points_on_the_own_vehicle_are_taken_off():
+    cloud = PointCloud(np.array([[0.5, 0.5, -1], [3, 0, 0], [0, 1.5, 0]], np.float32), 0, "lidar")
+    assert without_own_body(cloud, OwnBody()).tolist() == [False, True, True]
+    assert without_own_body(cloud, OwnBody(0, 0, 2.0)).tolist() == [False, True, False]
+
+
+def test_a_jump_back_in_time_forgets_and_old_turns_are_left_out():
+    buffer = SweepBuffer(5, longest_ns=150_000_000)
+    for k in range(3):
+        buffer.add(still(k * TURN_NS))
+    assert len(buffer.table(pose(0).inverse(), 3 * TURN_NS)) == 50
+    buffer.add(still(TURN_NS))
+    assert len(buffer) == 1
+
+
+def test_an_empty_buffer_and_a_useless_one():
+    assert SweepBuffer(1).table(pose(0), 0).shape == (0, 5)
+    with pytest.raises(ConfigError, match="at least 1"):
+        SweepBuffer(0)
+
+
+def test_an_empty_cloud_is_a_turn_without_points():
+    empty = PointCloud(np.zeros((0, 3), np.float32), 5, "lidar", np.zeros(0, np.float32), None, np.zeros(0, np.int64))
+    sweep = still_sweep(empty, pose(0), pose(TURN_NS), TURN_NS, OwnBody())
+    assert len(sweep.xyz) == 0
