@@ -104,7 +104,7 @@ def _frame(sensors: Sensors, time_s: float, number: int, condition: ConditionNam
     counts = np.bincount(hit_ids, minlength=1 + max((o.instance for o in objects), default=0))
     lidar2img = np.stack([_projection(c.model.intrinsics, c.base_from_camera, base_from_lidar) for c in rig.cameras])
     return DetectionFrame(
-        tuple(_jpeg(p) for p in pictures), lidar2img, points, _boxes(objects, lidar_from_odom),
+        tuple(encoded_picture(p) for p in pictures), lidar2img, points, _boxes(objects, lidar_from_odom),
         counts[[o.instance for o in objects]].astype(np.int64), shares[near], condition, world.scenario.seed,
     )  # fmt: skip
 
@@ -158,7 +158,8 @@ def _rgb(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8)
 
 
-def _jpeg(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def encoded_picture(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A (H, W, 3) picture as the bytes of a jpeg."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].reshape(-1)
 

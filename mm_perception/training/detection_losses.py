@@ -19,10 +19,12 @@ from mm_perception.models.deepinteraction.boxes import RawBoxes, middle_and_size
 from mm_perception.training.detection_targets import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,
+    MIN_RADIUS,
     Matches,
     TargetGrid,
     TruthBoxes,
     assign,
+    draw_hill,
     encode,
     heatmap,
 )
@@ -117,3 +119,19 @@ def hill_loss(logits: Tensor, hills: Tensor) -> Tensor:
     positive = -(p.log() * (1 - p) ** 2) * at_top
     negative = -((1 - p).log() * p**2 * (1 - hills) ** 4) * ~at_top
     return (positive + negative).sum() / at_top.sum().clamp(min=1)
+
+
+def image_hills(places: NDArray[np.float64], labels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(V, K, h, w) a small hill where each box's middle shows in each image.
+
+    Args:
+        places: (V, M, 2) sampling coordinates, NaN where it does not show.
+        shape: K, h, w.
+    """
+    classes, height, width = shape
+    out = np.zeros((len(places), classes, height, width), np.float32)
+    for view, box in np.argwhere(np.isfinite(places).all(axis=-1)):
+        x = int((places[view, box, 0] + 1.0) / 2.0 * width)
+        y = int((places[view, box, 1] + 1.0) / 2.0 * height)
+        draw_hill(out[view, int(labels[box])], x, y, MIN_RADIUS)
+    return out

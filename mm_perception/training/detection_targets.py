@@ -92,7 +92,7 @@ def heatmap(boxes: TruthBoxes, grid: TargetGrid, classes: int) -> F32:
         x, y = (int(np.floor(v)) for v in places[i])
         width, length = boxes.sizes_lwh[i, 1] / grid.cell_m[0], boxes.sizes_lwh[i, 0] / grid.cell_m[1]
         radius = max(MIN_RADIUS, int(gaussian_radius(length, width)))
-        _draw(out[int(boxes.labels[i])], x, y, radius)
+        draw_hill(out[int(boxes.labels[i])], x, y, radius)
     return out
 
 
@@ -111,7 +111,8 @@ def gaussian_radius(length: float, width: float, overlap: float = MIN_OVERLAP) -
     return float(min((b + np.sqrt(b * b - 4 * a * c)) / 2 for a, b, c in cases))
 
 
-def _draw(plane: F32, x: int, y: int, radius: int) -> None:
+def draw_hill(plane: F32, x: int, y: int, radius: int) -> None:
+    """Raises the (rows, columns) plane to a Gaussian hill round a cell, in place; what lies beyond the plane is cut."""
     sigma = (2 * radius + 1) / 6
     rows, columns = plane.shape
     y0, y1 = max(0, y - radius), min(rows, y + radius + 1)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import ModelCard, load_card
+from mm_perception.sim.detection_frames import DetectionFrame, encoded_picture
 from mm_perception.training.samples import MemorySource, Sample
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -81,3 +83,27 @@ def array_folder(tmp_path) -> Path:
     }
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
+
+
+@pytest.fixture
+def frame():
+    """Two cars full of points, before one camera and behind it; one that nothing sees."""
+    generator = np.random.default_rng(0)
+    centers = np.array([[12.0, 3.0, 0.0], [-15.0, -6.0, 0.2], [30.0, 30.0, 0.0]], np.float32)
+    sizes, yaw = np.tile([4.4, 1.8, 1.5], (3, 1)).astype(np.float32), np.array([0.4, -2.0, 0.0], np.float32)
+    local = generator.uniform(-0.5, 0.5, (2, 200, 3)) * sizes[:2, None]
+    cos, sin = np.cos(yaw[:2, None]), np.sin(yaw[:2, None])
+    xy = np.stack([cos * local[..., 0] - sin * local[..., 1], sin * local[..., 0] + cos * local[..., 1]], axis=-1)
+    xyz = np.concatenate([xy, local[..., 2:]], axis=-1) + centers[:2, None]
+    points = np.c_[xyz.reshape(-1, 3), np.full((400, 2), 0.1)].astype(np.float32)
+    picture = np.zeros((256, 448, 3), np.uint8)
+    picture[:, :224] = 200
+    ahead = np.array([[224.0, -355, 0, 0], [128.0, 0, -355, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    boxes = Detections3D(
+        centers, sizes, yaw, np.tile([[3.0, 1.0]], (3, 1)).astype(np.float32), np.ones(3, np.float32),
+        np.zeros(3, np.int32), ("car",), "lidar", 0,
+    )  # fmt: skip
+    return DetectionFrame(
+        (encoded_picture(picture),) * 6, np.stack([ahead] * 6), points, boxes, np.array([200, 200, 0]),
+        np.array([1.0, 0.0, 0.1], np.float32), "day", 1,
+    )  # fmt: skip

@@ -11,7 +11,6 @@ from mm_perception.core.detector import VARIANTS
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.boxes import count_points_inside
 from mm_perception.pipeline.detection_inputs import DetectorEncoder
-from mm_perception.sim.detection_frames import DetectionFrame, _jpeg
 from mm_perception.training.detection_samples import (
     USUAL,
     Variation,
@@ -25,30 +24,6 @@ from mm_perception.training.detection_samples import (
 )
 
 TINY = VARIANTS["tiny"]
-
-
-@pytest.fixture
-def frame():
-    """Two cars full of points, before one camera and behind it; one that nothing sees."""
-    generator = np.random.default_rng(0)
-    centers = np.array([[12.0, 3.0, 0.0], [-15.0, -6.0, 0.2], [30.0, 30.0, 0.0]], np.float32)
-    sizes, yaw = np.tile([4.4, 1.8, 1.5], (3, 1)).astype(np.float32), np.array([0.4, -2.0, 0.0], np.float32)
-    local = generator.uniform(-0.5, 0.5, (2, 200, 3)) * sizes[:2, None]
-    cos, sin = np.cos(yaw[:2, None]), np.sin(yaw[:2, None])
-    xy = np.stack([cos * local[..., 0] - sin * local[..., 1], sin * local[..., 0] + cos * local[..., 1]], axis=-1)
-    xyz = np.concatenate([xy, local[..., 2:]], axis=-1) + centers[:2, None]
-    points = np.c_[xyz.reshape(-1, 3), np.full((400, 2), 0.1)].astype(np.float32)
-    picture = np.zeros((256, 448, 3), np.uint8)
-    picture[:, :224] = 200
-    ahead = np.array([[224.0, -355, 0, 0], [128.0, 0, -355, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    boxes = Detections3D(
-        centers, sizes, yaw, np.tile([[3.0, 1.0]], (3, 1)).astype(np.float32), np.ones(3, np.float32),
-        np.zeros(3, np.int32), ("car",), "lidar", 0,
-    )  # fmt: skip
-    return DetectionFrame(
-        (_jpeg(picture),) * 6, np.stack([ahead] * 6), points, boxes, np.array([200, 200, 0]),
-        np.array([1.0, 0.0, 0.1], np.float32), "day", 1,
-    )  # fmt: skip
 
 
 def test_objects_that_no_sensor_sees_are_not_asked_for(frame):

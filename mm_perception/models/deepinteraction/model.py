@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mm_perception.core.detector import PILLAR_FEATURES, POINT_FEATURES, DetectorVariant
@@ -99,3 +100,29 @@ def _image_backbone(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         resnet = ResNetBackbone((1, 1, 1, 1), width=16)
         return resnet, resnet.channels
     raise ModelError(f"image backbone: expected swin_t, resnet50 or resnet_tiny, got {name!r}")
+
+
+RARE = -2.19
+"""Bias of a heatmap that begins by saying 0.1 everywhere (Lin et al., arXiv:1708.02002, section 3.3)."""
+
+
+def untrained_detector(variant: DetectorVariant, classes: int, seed: int) -> DeepInteraction:
+    """Seeded random weights that begin with rare objects, and with boxes where their queries stand."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DeepInteraction(variant, classes)
+    head = network.pts_bbox_head
+    for heat in (head.heatmap_head, head.heatmap_head_img):
+        nn.init.constant_(heat[1].bias, RARE)
+    for box in head.pred_head:
+        nn.init.zeros_(box.center[1].weight)
+        nn.init.zeros_(box.center[1].bias)
+    return network
+
+
+def heatmap_layer(dim: int, classes: int) -> nn.Conv2d:
+    """A 1 x 1 convolution to heatmaps that begin with rare objects."""
+    layer = nn.Conv2d(dim, classes, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, RARE)
+    return layer
