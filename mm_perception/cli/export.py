@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
-from mm_perception.engines.card import ModelCard, find_card
+from mm_perception.engines.card import ModelCard
+from mm_perception.engines.detector_card import DetectorCard, find_any_card
 from mm_perception.engines.load import EXPORT_TOOLS, installed
 
 
@@ -32,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
         raise EngineError(f"the export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     from mm_perception.engines.export import export_onnx
     from mm_perception.engines.stamp import weights_identity
-    from mm_perception.engines.torch_engine import load_network
+    from mm_perception.engines.torch_engine import deployed_network
 
-    card = _adjusted(find_card(args.model), args)
+    card = _adjusted(find_any_card(args.model), args)
     weights_identity(card)
     out = args.out if args.out.suffix == ".onnx" else args.out / f"{card.name}.onnx"
-    print(f"exporting {card.name}, {card.input_height}x{card.input_width} px …", flush=True)
-    report = export_onnx(load_network(card), card, out)
+    height, width = card.input_size
+    print(f"exporting {card.name}, {height}x{width} px …", flush=True)
+    report = export_onnx(deployed_network(card), card, out)
     print(f"  {report.path}  {report.path.stat().st_size / 1e6:.1f} MB, {report.export_s:.1f} s")
     print(f"  {report.card_path}")
     if report.max_abs_diff is None:
@@ -46,14 +48,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"  {report.verified_with} equals torch to {report.max_abs_diff:.2g} (largest difference)")
     if not card.trained:
-        print("  the weights are untrained: labels mean nothing")
+        print("  the weights are untrained: what comes out means nothing")
     return 0
 
 
-def _adjusted(card: ModelCard, args: argparse.Namespace) -> ModelCard:
+def _adjusted(card: ModelCard | DetectorCard, args: argparse.Namespace) -> ModelCard | DetectorCard:
     changes: dict[str, object] = {}
     if args.weights is not None:
         changes |= {"weights": str(args.weights.resolve()), "weights_sha256": None, "trained": True}
+    if isinstance(card, DetectorCard) and (args.height or args.width):
+        raise ModelError(f"model {card.name}: a detector has a fixed size, leave --height and --width out")
     if args.height is not None:
         changes["input_height"] = args.height
     if args.width is not None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_perception.core.errors import DataError
-from mm_perception.metrics.detection import ERRORS, THRESHOLDS_M, DetectionMetric, DetectionScores, ScoredBoxes
+from mm_perception.metrics.detection import ERRORS, THRESHOLDS_M, DetectionMetric, DetectionScores
 from mm_perception.metrics.nuscenes_format import read_samples
 
 
@@ -28,27 +28,30 @@ def run(args: argparse.Namespace) -> int:
     """Prints the figures; 0 when done.
 
     Raises:
-        DataError: a file is wrong, or there are predictions of samples without truth.
+        DataError: a file is wrong, or the two do not have the same samples.
     """
     truth, predicted = read_samples(args.gt, truth=True), read_samples(args.pred, truth=False)
-    strange = sorted(set(predicted) - set(truth))
-    if strange:
-        raise DataError(f"{args.pred}: {len(strange)} sample(s) that {args.gt} does not have, such as {strange[0]}")
+    for one, other, tokens in (
+        (args.pred, args.gt, set(predicted) - set(truth)),
+        (args.gt, args.pred, set(truth) - set(predicted)),
+    ):
+        if tokens:
+            raise DataError(f"{one}: {len(tokens)} sample(s) that {other} does not have, such as {min(tokens)}")
     metric = DetectionMetric()
-    for token, boxes in truth.items():
-        metric.add(boxes, predicted.get(token, _none_of(boxes)))
+    # In the order of the predictions, by which the devkit decides between equal scores.
+    for token, boxes in predicted.items():
+        try:
+            metric.add(truth[token], boxes)
+        except DataError as error:
+            raise DataError(f"{args.pred}: sample {token}: {error}") from error
     scores = metric.scores()
     console = Console()
     print_scores(console, scores, f"{len(truth)} samples")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(scores_mapping(scores), indent=2) + "\n")
+        args.json.write_text(json.dumps(scores_mapping(scores), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         console.print(f"figures: {args.json}")
     return 0
-
-
-def _none_of(boxes: ScoredBoxes) -> ScoredBoxes:
-    return boxes.take(boxes.scores > math.inf)
 
 
 def print_scores(console: Console, scores: DetectionScores, title: str) -> None:
@@ -68,7 +71,10 @@ def _text(value: float) -> str:
 
 
 def scores_mapping(scores: DetectionScores) -> dict[str, Any]:
-    """JSON form; what is not asked of a class is null."""
+    """JSON form, with the devkit's names; what is not asked of a class is null.
+
+    `mAP` and `NDS` are the devkit's `mean_ap` and `nd_score`; an error that is null scores 0 in NDS.
+    """
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None
@@ -76,9 +82,11 @@ def scores_mapping(scores: DetectionScores) -> dict[str, Any]:
     return {
         "mAP": scores.mean_ap,
         "NDS": scores.nds,
+        "mean_ap": scores.mean_ap,
+        "nd_score": scores.nds,
         "tp_errors": {e: number(v) for e, v in scores.errors.items()},
-        "tp_scores": {e: number(max(0.0, 1.0 - v)) for e, v in scores.errors.items()},
+        "tp_scores": {e: max(0.0, 1.0 - v) if math.isfinite(v) else 0.0 for e, v in scores.errors.items()},
         "mean_dist_aps": scores.mean_dist_aps,
-        "label_aps": {n: {f"{t:g}": v for t, v in aps.items()} for n, aps in scores.label_aps.items()},
+        "label_aps": {n: {str(t): v for t, v in aps.items()} for n, aps in scores.label_aps.items()},
         "label_tp_errors": {n: {e: number(v) for e, v in es.items()} for n, es in scores.label_errors.items()},
     }

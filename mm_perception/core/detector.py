@@ -103,3 +103,40 @@ def detector_variant(name: str) -> DetectorVariant:
     if name not in VARIANTS:
         raise ModelError(f"detector variant: expected one of {', '.join(VARIANTS)}, got {name!r}")
     return VARIANTS[name]
+
+
+def input_shapes(variant: DetectorVariant) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs by name, in the order in which the network takes them."""
+    v = variant
+    rows, columns = v.bev_cells
+    height, width = v.image_size[0] // v.stride, v.image_size[1] // v.stride
+    keys = v.cell_points * v.views_per_point
+    if v.front_end == "voxels":
+        lidar: dict[str, tuple[int, ...]] = {"lidar_map": (1, 256, rows, columns)}
+    else:
+        pillar_rows, pillar_columns = v.pillar_cells
+        lidar = {
+            "points": (v.max_pillars, v.pillar_points, PILLAR_FEATURES),
+            "point_mask": (v.max_pillars, v.pillar_points),
+            "lidar_cell_pillar": (pillar_rows * pillar_columns,),
+        }
+    return {
+        "images": (v.views, 3, *v.image_size), "lidar2img": (v.views, 4, 4), **lidar,
+        "key_grid": (v.max_cells, keys, 2), "key_valid": (v.max_cells, keys), "pillar_cell": (v.max_cells,),
+        "cell_pillar": (rows * columns,), "warp_grid": (v.views, height, width, 2),
+        "warp_valid": (v.views, height, width), "rays": (v.views, width, v.radii, 2),
+        "back": (v.views, rows, columns, 2), "seen": (v.views, rows, columns),
+    }  # fmt: skip
+
+
+INDEX_INPUTS = ("lidar_cell_pillar", "pillar_cell", "cell_pillar")
+"""Inputs of whole numbers; all others are float32."""
+
+
+def output_shapes(variant: DetectorVariant, classes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs by name, in their order: float32, but for `labels`, which are int64."""
+    n = variant.queries
+    return {
+        "center": (1, 2, n), "height": (1, 1, n), "dim": (1, 3, n), "rot": (1, 2, n), "vel": (1, 2, n),
+        "heatmap": (1, classes, n), "prior": (1, classes, n), "labels": (1, n),
+    }  # fmt: skip

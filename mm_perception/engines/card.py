@@ -12,13 +12,14 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from mm_perception.core.config import load_yaml, setting, to_mapping
 from mm_perception.core.errors import ConfigError, ModelError
 from mm_perception.core.resources import find_config
+from mm_perception.engines.engine import TensorSpec, segmentation_specs
 
 ENCODINGS: dict[str, tuple[str, ...]] = {
     "rgb": ("rgb",),
@@ -40,8 +41,49 @@ Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
 
+class WeightsCard:
+    """What cards of all kinds say of their weights."""
+
+    __slots__ = ()
+    name: str
+    weights: str
+    weights_sha256: str | None
+    trained: bool
+
+    @property
+    def random_seed(self) -> int | None:
+        """The seed of `random:<seed>` weights, None for a file."""
+        match = _RANDOM.fullmatch(self.weights)
+        return int(match.group(1)) if match else None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The weights file, None for random weights. Absolute in a card that was read from a file."""
+        return None if self.random_seed is not None else Path(self.weights)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's images [px]."""
+        raise NotImplementedError
+
+    def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs of the network."""
+        raise NotImplementedError
+
+    def content_sha256(self) -> str:
+        """Hash of every field, independent of where the card lies."""
+        mapping = to_mapping(replace(self, weights=self._weights_name()))  # type: ignore[type-var]
+        return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
+
+    def _weights_name(self) -> str:
+        return self.weights if self.weights_path is None else self.weights_path.name
+
+
+CardT = TypeVar("CardT", bound=WeightsCard)
+
+
 @dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelCard(WeightsCard):
     """One set of weights: what it is, what goes in and what comes out."""
 
     name: str = setting(description="short name; letters, digits, '.', '_' and '-'")
@@ -73,7 +115,8 @@ class ModelCard:
     )
 
     def __post_init__(self) -> None:
-        problems = [*_identity_problems(self), *_input_problems(self), *_weights_problems(self)]
+        problems = [*identity_problems(self.name, self.classes), *_variant_problems(self)]
+        problems += [*_input_problems(self), *weights_problems(self)]
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -82,36 +125,30 @@ class ModelCard:
         return len(self.classes)
 
     @property
-    def random_seed(self) -> int | None:
-        """The seed of `random:<seed>` weights, None for a file."""
-        match = _RANDOM.fullmatch(self.weights)
-        return int(match.group(1)) if match else None
+    def input_size(self) -> tuple[int, int]:
+        return self.input_height, self.input_width
 
-    @property
-    def weights_path(self) -> Path | None:
-        """The weights file, None for random weights. Absolute in a card that was read from a file."""
-        return None if self.random_seed is not None else Path(self.weights)
-
-    def content_sha256(self) -> str:
-        """Hash of every field, independent of where the card lies."""
-        mapping = to_mapping(replace(self, weights=self._weights_name()))
-        return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
-
-    def _weights_name(self) -> str:
-        return self.weights if self.weights_path is None else self.weights_path.name
+    def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        return segmentation_specs(self.num_classes, self.input_height, self.input_width)
 
 
-def _identity_problems(card: ModelCard) -> list[str]:
+def identity_problems(name: str, classes: tuple[str, ...]) -> list[str]:
+    """What is wrong with a card's name and classes."""
     problems = []
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", card.name):
-        problems.append(f"name: expected letters, digits, '.', '_' and '-', got {card.name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        problems.append(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        problems.append(f"classes: expected 1 to {MAX_CLASSES} names, got {len(classes)}")
+    double = sorted({one for one in classes if classes.count(one) > 1})
+    if double or "" in classes:
+        problems.append(f"classes: expected distinct, non-empty names, got {', '.join(double) or 'an empty one'} twice")
+    return problems
+
+
+def _variant_problems(card: ModelCard) -> list[str]:
+    problems = []
     if not re.fullmatch(r"tiny|b[0-5]", card.variant):
         problems.append(f"variant: expected tiny or b0 to b5, got {card.variant!r}")
-    if not 1 <= len(card.classes) <= MAX_CLASSES:
-        problems.append(f"classes: expected 1 to {MAX_CLASSES} names, got {len(card.classes)}")
-    double = sorted({name for name in card.classes if card.classes.count(name) > 1})
-    if double or "" in card.classes:
-        problems.append(f"classes: expected distinct, non-empty names, got {', '.join(double) or 'an empty one'} twice")
     if card.palette is not None and len(card.palette) != len(card.classes):
         problems.append(f"palette: expected {len(card.classes)} colours, got {len(card.palette)}")
     wrong = [c for c in card.palette or () if not all(0 <= v <= 255 for v in c)]
@@ -135,7 +172,8 @@ def _input_problems(card: ModelCard) -> list[str]:
     return problems
 
 
-def _weights_problems(card: ModelCard) -> list[str]:
+def weights_problems(card: WeightsCard) -> list[str]:
+    """What is wrong with a card's weights."""
     problems = []
     path = card.weights_path
     if path is not None and path.suffix not in WEIGHT_SUFFIXES:
@@ -156,17 +194,22 @@ def load_card(path: Path | str) -> ModelCard:
     Raises:
         ModelError: the file is missing or has unknown, missing or impossible values (all are named).
     """
-    path = Path(path)
+    return read_card(Path(path), ModelCard)
+
+
+def read_card(path: Path, kind: type[CardT]) -> CardT:
+    """A card of one kind; see `load_card`."""
     try:
-        card = load_yaml(path, ModelCard)
+        card = load_yaml(path, kind)
     except ConfigError as error:
         raise ModelError(f"model card {error}") from error
     if card.weights_path is None:
         return card
-    return replace(card, weights=str(path.resolve().parent / card.weights_path.expanduser()))
+    weights = str(path.resolve().parent / card.weights_path.expanduser())
+    return replace(card, weights=weights)  # type: ignore[type-var]
 
 
-def save_card(card: ModelCard, path: Path | str) -> None:
+def save_card(card: WeightsCard, path: Path | str) -> None:
     """Writes a card, atomically; weights in or below its folder are written relative to it."""
     path = Path(path)
     mapping: dict[str, Any] = {k: v for k, v in to_mapping(card).items() if v is not None}
@@ -185,8 +228,12 @@ def find_card(name_or_path: str | Path) -> ModelCard:
     Raises:
         ModelError: neither exists (the message lists the known names) or the card is wrong.
     """
+    return load_card(card_path(name_or_path))
+
+
+def card_path(name_or_path: str | Path) -> Path:
+    """Where a card lies; raises ModelError if it does not exist."""
     try:
-        path = find_config("models", str(name_or_path))
+        return find_config("models", str(name_or_path))
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    return load_card(path)

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.engines.card import ModelCard, save_card
-from mm_perception.engines.engine import Array, Engine, check_specs, segmentation_specs
+from mm_perception.engines.card import ModelCard, WeightsCard, save_card
+from mm_perception.engines.detector_card import DetectorCard
+from mm_perception.engines.engine import Array, Engine, check_specs
 from mm_perception.engines.stamp import file_sha256
 from mm_perception.engines.torch_engine import TorchEngine
 from mm_perception.models.cmx import Cmx, fold_for_inference
+from mm_perception.models.deepinteraction.deploy import DeployedDetector, example_inputs
 
 OPSET = 18
-TOLERANCE = 1e-4  # of logits
+TOLERANCES = {"segmentation": 1e-4, "detection": 1e-3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +35,41 @@ class ExportReport:
 
     path: Path
     card_path: Path
-    card: ModelCard  # of the ONNX file
+    card: WeightsCard  # of the ONNX file
     verified_with: str | None  # the engine that ran the file; None where none is installed
-    max_abs_diff: float | None  # of the logits
+    max_abs_diff: float | None  # of the outputs
     export_s: float
 
 
-def export_onnx(model: Cmx, card: ModelCard, out_path: Path | str) -> ExportReport:
+def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> ExportReport:
     """Writes `model` as ONNX (opset 18, static shapes, float32) with its card beside it (`.yaml`).
 
-    Inputs `rgb` and `x` (1, 3, H, W) and output `logits` (1, C, H, W) have the card's input size. The file
-    appears under its name only after it has been run and compared with torch.
+    Inputs and outputs are those of `card.specs`. The file appears under its name only after it has been run and
+    compared with torch.
+
+    Args:
+        model: of the card's kind, as `deployed_network` gives it; a `Cmx` may still have its batch norms.
 
     Raises:
-        ModelError: model and card differ, or the outputs differ from torch's by more than 1e-4 (of the
-            largest logit where that is above 1).
+        ModelError: model and card differ, or the outputs differ from torch's by more than `TOLERANCES` (of the
+            largest value where that is above 1).
         EngineError: a package that the export needs is missing.
     """
     out_path = Path(out_path)
-    _check_model(model, card)
-    folded = fold_for_inference(model)
+    if isinstance(card, ModelCard):
+        assert isinstance(model, Cmx)
+        _check_model(model, card)
+        model = fold_for_inference(model)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_path.with_name(f".{out_path.stem}.{os.getpid()}.tmp.onnx")
     started = time.perf_counter()
     try:
-        _write_graph(folded, card, temporary)
+        _write_graph(model, card, temporary)
         seconds = time.perf_counter() - started
-        engine_name, difference = _compare(folded, card, temporary)
-        onnx_card = replace(card, weights=str(out_path.resolve()), weights_sha256=file_sha256(temporary))
+        engine_name, difference = _compare(model, card, temporary)
+        onnx_card: WeightsCard = replace(  # type: ignore[type-var]
+            card, weights=str(out_path.resolve()), weights_sha256=file_sha256(temporary)
+        )
         temporary.replace(out_path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -77,9 +87,19 @@ def _check_model(model: Cmx, card: ModelCard) -> None:
         )
 
 
-def _write_graph(model: Cmx, card: ModelCard, path: Path) -> None:
-    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
-    arguments = tuple(torch.zeros(spec.shape) for spec in inputs)
+def _examples(model: nn.Module, card: WeightsCard) -> dict[str, torch.Tensor]:
+    """Inputs that make sense, by name."""
+    inputs, _ = card.specs()
+    if isinstance(card, DetectorCard):
+        assert isinstance(model, DeployedDetector)
+        return example_inputs(model.model, {spec.name: spec.shape for spec in inputs})
+    generator = np.random.default_rng(0)
+    return {s.name: torch.from_numpy(generator.standard_normal(s.shape, dtype=np.float32)) for s in inputs}
+
+
+def _write_graph(model: nn.Module, card: WeightsCard, path: Path) -> None:
+    inputs, outputs = card.specs()
+    arguments = tuple(_examples(model, card).values())
     with _quiet():
         try:
             program: Any = torch.onnx.export(
@@ -112,41 +132,47 @@ def _forget_sources(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns about packages that it could use for networks that this is not."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter warns about packages that it could use for networks that this is not, and about what it leaves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _compare(model: Cmx, card: ModelCard, path: Path) -> tuple[str | None, float | None]:
-    """The engine that ran the file and the largest difference of its logits from torch's."""
-    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+def _compare(model: nn.Module, card: WeightsCard, path: Path) -> tuple[str | None, float | None]:
+    """The engine that ran the file and the largest difference of its outputs from torch's."""
+    inputs, outputs = card.specs()
     engine = _any_engine(path)
     if engine is None:
         return None, None
     try:
         check_specs((*inputs, *outputs), (*engine.inputs, *engine.outputs), f"exported {card.name}")
-        generator = np.random.default_rng(0)
-        tensors: dict[str, Array] = {
-            spec.name: generator.standard_normal(spec.shape, dtype=np.float32) for spec in inputs
-        }
-        expected = TorchEngine(model, inputs, outputs).run(tensors)["logits"]
-        difference = float(np.abs(engine.run(tensors)["logits"] - expected).max())
-        limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        if difference > limit:
-            raise ModelError(
-                f"exported {card.name}: logits of {engine.name} differ from torch's by {difference:.3g}, "
-                f"expected at most {limit:.3g}"
-            )
-        return engine.name, difference
+        tensors: dict[str, Array] = {name: value.numpy() for name, value in _examples(model, card).items()}
+        expected, got = TorchEngine(model, inputs, outputs).run(tensors), engine.run(tensors)
+        largest = 0.0
+        for spec in outputs:
+            difference = float(np.abs(got[spec.name] - expected[spec.name]).max())
+            limit = _tolerance(card) * max(1.0, float(np.abs(expected[spec.name]).max()))
+            if difference > limit:
+                raise ModelError(
+                    f"exported {card.name}: {spec.name} of {engine.name} differs from torch's by {difference:.3g}, "
+                    f"expected at most {limit:.3g}"
+                )
+            largest = max(largest, difference)
+        return engine.name, largest
     finally:
         engine.close()
+
+
+def _tolerance(card: WeightsCard) -> float:
+    return TOLERANCES["detection" if isinstance(card, DetectorCard) else "segmentation"]
 
 
 def _any_engine(path: Path) -> Engine | None:

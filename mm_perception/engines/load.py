@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.engines.card import ModelCard
-from mm_perception.engines.engine import Engine, check_specs, segmentation_specs
+from mm_perception.engines.card import WeightsCard
+from mm_perception.engines.engine import Engine, check_specs
 from mm_perception.engines.stamp import (
     default_cache_dir,
     file_sha256,
@@ -31,7 +31,7 @@ EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
 
 
 def load_engine(
-    card: ModelCard,
+    card: WeightsCard,
     engine: str = "auto",
     *,
     threads: int | None = None,
@@ -79,7 +79,7 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _load(card: ModelCard, name: str, weights: str, threads: int | None, cache: Path, tell: Progress) -> Engine:
+def _load(card: WeightsCard, name: str, weights: str, threads: int | None, cache: Path, tell: Progress) -> Engine:
     if not installed(name):
         raise EngineError(f"engine {name} is not installed: pip install {name}")
     if name == "torch":
@@ -87,13 +87,14 @@ def _load(card: ModelCard, name: str, weights: str, threads: int | None, cache: 
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         return _open_onnx(card, name, path, threads)
-    artefact = cache / "onnx" / f"{card.name}-{card.input_height}x{card.input_width}.onnx"
+    height, width = card.input_size
+    artefact = cache / "onnx" / f"{card.name}-{height}x{width}.onnx"
     with locked(artefact):  # until the runtime has read the file: another process may want to rebuild it
         _ensure_exported(card, weights, artefact, tell)
         return _open_onnx(card, name, artefact, threads)
 
 
-def _load_torch(card: ModelCard, threads: int | None) -> Engine:
+def _load_torch(card: WeightsCard, threads: int | None) -> Engine:
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         raise EngineError(f"engine torch cannot run {path}: use openvino or onnxruntime, or give the .pth file")
@@ -102,7 +103,7 @@ def _load_torch(card: ModelCard, threads: int | None) -> Engine:
     return TorchEngine.from_card(card, threads=threads)
 
 
-def _open_onnx(card: ModelCard, name: str, path: Path, threads: int | None) -> Engine:
+def _open_onnx(card: WeightsCard, name: str, path: Path, threads: int | None) -> Engine:
     engine: Engine
     if name == "openvino":
         from mm_perception.engines.openvino_engine import OpenVinoEngine
@@ -112,7 +113,7 @@ def _open_onnx(card: ModelCard, name: str, path: Path, threads: int | None) -> E
         from mm_perception.engines.onnx_engine import OnnxEngine
 
         engine = OnnxEngine(path, threads=threads)
-    inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
+    inputs, outputs = card.specs()
     try:
         check_specs((*inputs, *outputs), (*engine.inputs, *engine.outputs), str(path))
     except EngineError as error:
@@ -121,7 +122,7 @@ def _open_onnx(card: ModelCard, name: str, path: Path, threads: int | None) -> E
     return engine
 
 
-def _ensure_exported(card: ModelCard, weights: str, artefact: Path, tell: Progress) -> None:
+def _ensure_exported(card: WeightsCard, weights: str, artefact: Path, tell: Progress) -> None:
     """Exports the card's network to `artefact` unless its stamp says that this has been done."""
     problems = stamp_problems(artefact, card, weights, EXPORT_TOOLS)
     if not problems:
@@ -133,11 +134,11 @@ def _ensure_exported(card: ModelCard, weights: str, artefact: Path, tell: Progre
             f"pip install {' '.join(missing)}, or use a card whose weights are an .onnx file"
         )
     from mm_perception.engines.export import export_onnx
-    from mm_perception.engines.torch_engine import load_network
+    from mm_perception.engines.torch_engine import deployed_network
 
     tell(f"exporting {card.name} to {artefact} ({'; '.join(problems)})")
     remove_stamp(artefact)
-    report = export_onnx(load_network(card), card, artefact)
+    report = export_onnx(deployed_network(card), card, artefact)
     write_stamp(artefact, make_stamp(card, weights, file_sha256(artefact), EXPORT_TOOLS))
     compared = "not compared: no engine" if report.max_abs_diff is None else f"off by {report.max_abs_diff:.1g}"
-    tell(f"exported {card.name} in {report.export_s:.0f} s (logits against torch: {compared})")
+    tell(f"exported {card.name} in {report.export_s:.0f} s (outputs against torch: {compared})")

@@ -21,7 +21,7 @@ from typing import Any
 
 from mm_perception import __version__
 from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.engines.card import ModelCard
+from mm_perception.engines.card import WeightsCard
 
 LOCK_POLL_S = 0.1
 LOCK_TIMEOUT_S = 600.0
@@ -64,7 +64,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_identity(card: ModelCard) -> str:
+def weights_identity(card: WeightsCard) -> str:
     """What stands for the card's weights in a stamp: `random:<seed>` or the sha256 of the file.
 
     Raises:
@@ -84,7 +84,7 @@ def weights_identity(card: ModelCard) -> str:
     return digest
 
 
-def make_stamp(card: ModelCard, weights: str, artefact_sha256: str, tools: tuple[str, ...]) -> Stamp:
+def make_stamp(card: WeightsCard, weights: str, artefact_sha256: str, tools: tuple[str, ...]) -> Stamp:
     """The stamp that a file made now from `card` would have; `tools` are names of installed packages."""
     return Stamp(
         artefact_sha256=artefact_sha256,
@@ -92,7 +92,7 @@ def make_stamp(card: ModelCard, weights: str, artefact_sha256: str, tools: tuple
         card_sha256=card.content_sha256(),
         package_version=__version__,
         tools={tool: installed_version(tool) for tool in tools},
-        input_size=(card.input_height, card.input_width),
+        input_size=card.input_size,
     )
 
 
@@ -131,7 +131,7 @@ def read_stamp(artefact: Path) -> Stamp | None:
         return None
 
 
-def stamp_problems(artefact: Path, card: ModelCard, weights: str, tools: tuple[str, ...]) -> list[str]:
+def stamp_problems(artefact: Path, card: WeightsCard, weights: str, tools: tuple[str, ...]) -> list[str]:
     """Why `artefact` may not be used for this card and these weights; empty where it may.
 
     Args:
@@ -150,7 +150,7 @@ def stamp_problems(artefact: Path, card: ModelCard, weights: str, tools: tuple[s
     return dataclasses.replace(expected, tools=known).difference(stamp)
 
 
-def require_stamp(artefact: Path, card: ModelCard, weights: str, tools: tuple[str, ...]) -> None:
+def require_stamp(artefact: Path, card: WeightsCard, weights: str, tools: tuple[str, ...]) -> None:
     """Refuses a file that is not from this card and these weights.
 
     Raises:

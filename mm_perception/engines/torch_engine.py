@@ -8,10 +8,41 @@ import torch
 from torch import nn
 
 from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.engines.card import ModelCard
-from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs, segmentation_specs
+from mm_perception.engines.card import ModelCard, WeightsCard
+from mm_perception.engines.detector_card import DetectorCard
+from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs
 from mm_perception.models.checkpoint import load_checkpoint
 from mm_perception.models.cmx import Cmx, build_untrained_cmx, fold_for_inference
+from mm_perception.models.deepinteraction.checkpoint import load_detector
+from mm_perception.models.deepinteraction.deploy import DeployedDetector
+from mm_perception.models.deepinteraction.model import DeepInteraction, untrained_detector
+
+
+def deployed_network(card: WeightsCard) -> nn.Module:
+    """The card's network in the form that engines run: `card.specs` in and out.
+
+    Raises:
+        ModelError: as `load_network` and `load_detector_network`.
+    """
+    if isinstance(card, DetectorCard):
+        return DeployedDetector(load_detector_network(card))
+    assert isinstance(card, ModelCard)
+    return fold_for_inference(load_network(card))
+
+
+def load_detector_network(card: DetectorCard) -> DeepInteraction:
+    """The card's detector with its weights, in evaluation mode.
+
+    Raises:
+        ModelError: the weights are missing, are an ONNX file, or are of another network than the card says.
+    """
+    if card.random_seed is not None:
+        network = untrained_detector(card.sizes, len(card.classes), card.random_seed, card.published_decoder_quirk)
+        return network.eval()
+    path = card.weights_path
+    if path is None or path.suffix == ".onnx":
+        raise ModelError(f"model {card.name}: {card.weights} cannot become a torch network; give its .pth file")
+    return load_detector(path, card.sizes, len(card.classes), card.published_decoder_quirk)
 
 
 def load_network(card: ModelCard) -> Cmx:
@@ -60,14 +91,13 @@ class TorchEngine:
         self.outputs = tuple(outputs)
 
     @classmethod
-    def from_card(cls, card: ModelCard, *, threads: int | None = None, device: str = "cpu") -> TorchEngine:
+    def from_card(cls, card: WeightsCard, *, threads: int | None = None, device: str = "cpu") -> TorchEngine:
         """The card's network, folded for inference.
 
         Raises:
             ModelError: as `load_network`.
         """
-        inputs, outputs = segmentation_specs(card.num_classes, card.input_height, card.input_width)
-        return cls(fold_for_inference(load_network(card)), inputs, outputs, threads=threads, device=device)
+        return cls(deployed_network(card), *card.specs(), threads=threads, device=device)
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `Engine.run`."""

@@ -4,6 +4,8 @@ Caesar et al., "nuScenes", CVPR 2020 (arXiv:1903.11027), section 3.1, with the r
 `detection_cvpr_2019`. The devkit itself (nuscenes-devkit 1.2.0, Apache-2.0) is not used: it pins old versions of what
 this package needs, and scores whole sets only. Here each frame is matched once, so that any selection of frames (a
 condition, a bootstrap sample) is scored from the matches; a test holds the figures equal to the devkit's.
+
+Differs from the devkit: bicycles and motorcycles in bicycle racks count, because racks are no input here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ class ScoredBoxes:
         classes: (N,) names. scores: (N,), of predictions.
         attributes: (N,) names, "" for none.
         distance_m: (N,) from the vehicle, over the ground.
-        points: (N,) LiDAR and radar returns, of truth; None: all are counted.
+        points: (N,) LiDAR and radar returns, of truth, -1 for a box whose returns nobody counted (the devkit's own
+            mark; such a box stays); None: all boxes stay.
+
+    Raises:
+        DataError: a shape does not fit, a value is not finite (a velocity may be NaN, but not infinite), a size is not
+            positive, a class is unknown, or a number of points is below -1.
     """
 
     centers: F64
@@ -65,13 +72,20 @@ class ScoredBoxes:
         for name in ("centers", "sizes_lwh", "yaw_rad", "scores", "distance_m"):
             if not np.isfinite(getattr(self, name)).all():
                 raise DataError(f"boxes: {name}: expected finite values")
+        if np.isinf(self.velocity).any():
+            raise DataError("boxes: velocity: expected finite values, or NaN where unknown")
         if (self.sizes_lwh <= 0).any():
             raise DataError("boxes: sizes_lwh: expected positive sizes")
+        if self.points is not None and self.points.shape != (count,):
+            raise DataError(f"boxes: points: expected {(count,)}, got {self.points.shape}")
+        if self.points is not None and (self.points < -1).any():
+            raise DataError(f"boxes: points: expected counts, or -1 where unknown, got {self.points.min()}")
         unknown = sorted(set(self.classes.tolist()) - set(RANGES_M))
         if unknown:
             raise DataError(f"boxes: unknown class {', '.join(unknown)} (known: {', '.join(RANGES_M)})")
 
     def take(self, rows: NDArray[np.bool_]) -> ScoredBoxes:
+        """Those that `rows` (N,) marks."""
         points = None if self.points is None else self.points[rows]
         return ScoredBoxes(
             self.centers[rows], self.sizes_lwh[rows], self.yaw_rad[rows], self.velocity[rows], self.classes[rows],
@@ -79,10 +93,10 @@ class ScoredBoxes:
         )  # fmt: skip
 
     def counted(self) -> ScoredBoxes:
-        """Those within their class's range that, of truth, have a return."""
+        """Those nearer than their class's range that, of truth, have a return or were not counted."""
         reach = np.array([RANGES_M[name] for name in self.classes.tolist()])
         rows = self.distance_m < reach if len(reach) else np.zeros(0, bool)
-        return self.take(rows if self.points is None else rows & (self.points > 0))
+        return self.take(rows if self.points is None else rows & (self.points != 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,11 +136,19 @@ class DetectionMetric:
         classes: over which means are taken.
         with_attributes: whether predictions name attributes; if not, that error is reported as NaN and counts as 1 in
             NDS, as for a detector that guesses none.
+
+    Raises:
+        DataError: a class that nuScenes does not have.
     """
 
     classes: tuple[str, ...] = tuple(RANGES_M)
     with_attributes: bool = True
     _frames: list[dict[str, _Matched]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.classes if name not in RANGES_M]
+        if unknown:
+            raise DataError(f"metric: unknown class {', '.join(unknown)} (known: {', '.join(RANGES_M)})")
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -146,24 +168,40 @@ class DetectionMetric:
             frame[name] = _match(name, there, found)
         self._frames.append(frame)
 
-    def scores(self, frames: Sequence[int] | NDArray[np.integer] | None = None) -> DetectionScores:
-        """The figures of all frames, or of some (one may be taken several times)."""
-        chosen = self._frames if frames is None else [self._frames[int(i)] for i in frames]
+    def scores(self, frame_indices: Sequence[int] | NDArray[np.integer] | None = None) -> DetectionScores:
+        """The figures of all frames, or of some.
+
+        Of equal scores the later frame's prediction goes first, as in the devkit, so the order of frames counts there.
+
+        Args:
+            frame_indices: places in the order of `add`; a place may come several times (a bootstrap sample), each time
+                as a frame of its own. None: all. With no frame at all, and for a class without truth, AP is 0 and the
+                errors are 1.
+
+        Raises:
+            DataError: there is no such frame.
+        """
+        chosen = self._frames if frame_indices is None else [self._frame(int(i)) for i in frame_indices]
         aps: dict[str, dict[float, float]] = {}
         errors: dict[str, dict[str, float]] = {}
         for name in self.classes:
             parts = [frame[name] for frame in chosen]
             aps[name], errors[name] = _score_class(parts)
-            for error in _NOT_ASKED.get(name, ()):
+            for error in (*_NOT_ASKED.get(name, ()), *(() if self.with_attributes else ("attr_err",))):
                 errors[name][error] = float("nan")
         mean_dist = {name: float(np.mean(list(values.values()))) for name, values in aps.items()}
         mean_ap = float(np.mean(list(mean_dist.values()))) if mean_dist else 0.0
         means = {e: _mean_of_known([errors[name][e] for name in self.classes]) for e in ERRORS}
         counted = dict(means)
         if not self.with_attributes:
-            means["attr_err"], counted["attr_err"] = float("nan"), 1.0
+            counted["attr_err"] = 1.0
         gains = sum(max(0.0, 1.0 - value) for value in counted.values() if np.isfinite(value))
         return DetectionScores(mean_ap, (5.0 * mean_ap + gains) / 10.0, aps, mean_dist, errors, means)
+
+    def _frame(self, i: int) -> dict[str, _Matched]:
+        if not 0 <= i < len(self._frames):
+            raise DataError(f"metric: expected a frame of 0..{len(self._frames) - 1}, got {i}")
+        return self._frames[i]
 
 
 def _mean_of_known(values: list[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,27 +155,3 @@ def hidden_where_missing(lidar2img: F64, present: NDArray[np.bool_]) -> F64:
     out = np.array(lidar2img, np.float64)
     out[~present] = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, -1.0], [0, 0, 1.0, 0]]
     return out
-
-
-def input_shapes(variant: DetectorVariant) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of the inputs by name, in the order in which the network takes them."""
-    v = variant
-    rows, columns = v.bev_cells
-    height, width = v.image_size[0] // v.stride, v.image_size[1] // v.stride
-    keys = v.cell_points * v.views_per_point
-    if v.front_end == "voxels":
-        lidar: dict[str, tuple[int, ...]] = {"lidar_map": (1, 256, rows, columns)}
-    else:
-        pillar_rows, pillar_columns = v.pillar_cells
-        lidar = {
-            "points": (v.max_pillars, v.pillar_points, PILLAR_FEATURES),
-            "point_mask": (v.max_pillars, v.pillar_points),
-            "lidar_cell_pillar": (pillar_rows * pillar_columns,),
-        }
-    return {
-        "images": (v.views, 3, *v.image_size), "lidar2img": (v.views, 4, 4), **lidar,
-        "key_grid": (v.max_cells, keys, 2), "key_valid": (v.max_cells, keys), "pillar_cell": (v.max_cells,),
-        "cell_pillar": (rows * columns,), "warp_grid": (v.views, height, width, 2),
-        "warp_valid": (v.views, height, width), "rays": (v.views, width, v.radii, 2),
-        "back": (v.views, rows, columns, 2), "seen": (v.views, rows, columns),
-    }  # fmt: skip

@@ -106,11 +106,13 @@ RARE = -2.19
 """Bias of a heatmap that begins by saying 0.1 everywhere (Lin et al., arXiv:1708.02002, section 3.3)."""
 
 
-def untrained_detector(variant: DetectorVariant, classes: int, seed: int) -> DeepInteraction:
+def untrained_detector(
+    variant: DetectorVariant, classes: int, seed: int, published_decoder_quirk: bool = False
+) -> DeepInteraction:
     """Seeded random weights that begin with rare objects, and with boxes where their queries stand."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = DeepInteraction(variant, classes)
+        network = DeepInteraction(variant, classes, published_decoder_quirk)
     head = network.pts_bbox_head
     for heat in (head.heatmap_head, head.heatmap_head_img):
         nn.init.constant_(heat[1].bias, RARE)
