@@ -186,11 +186,11 @@ def _rows(token: str, boxes: Detections3D, global_from: RigidTransform) -> list[
     rows = []
     for i in np.argsort(-boxes.scores, kind="stable")[:MOST_PER_FRAME]:
         length, width, height = boxes.sizes_lwh[i].tolist()
-        name = boxes.classes[int(boxes.labels[i])]
+        name, speed_mps = boxes.classes[int(boxes.labels[i])], math.hypot(*boxes.velocity[i])
         rows.append({
             "sample_token": token, "translation": centers[i].tolist(), "size": [width, length, height],
             "rotation": rotation[i].tolist(), "velocity": velocity[i].tolist(), "detection_name": name,
-            "detection_score": float(boxes.scores[i]), "attribute_name": attribute(name, math.hypot(*boxes.velocity[i])),
+            "detection_score": float(boxes.scores[i]), "attribute_name": attribute(name, speed_mps),
         })  # fmt: skip
     return rows
 
@@ -198,7 +198,7 @@ def _rows(token: str, boxes: Detections3D, global_from: RigidTransform) -> list[
 def _check_rows(token: str, boxes: Detections3D, global_from: RigidTransform) -> None:
     if boxes.frame_id != global_from.src:
         raise CalibrationError(
-            f"sample {token}: boxes are in {boxes.frame_id}, and the transform is {global_from.dst} <- {global_from.src}"
+            f"sample {token}: the transform {global_from.dst} <- {global_from.src} is not for boxes in {boxes.frame_id}"
         )
     unknown = sorted({boxes.classes[i] for i in boxes.labels} - set(RANGES_M))
     if unknown:
