@@ -18,6 +18,32 @@ def test_points_fall_into_their_cells_and_the_nearest_stays():
     assert np.argwhere(maps[0] > 0).tolist() == [[3, 4]] and maps[0, 3, 4] == 5.0
 
 
+def test_sparse_depth_equals_that_of_the_slow_way_in_any_order():
+    generator = np.random.default_rng(4)
+    points = generator.uniform((-5, -9, -9), (30, 9, 9), (3000, 3))
+    slow = np.full((6, 8), np.inf)
+    for p in points:
+        x, y, z = (LOOK_AHEAD[0] @ (*p, 1.0))[:3]
+        if z <= 1e-5:
+            continue
+        column, row = int(np.floor(x / z / 32 * 8)), int(np.floor(y / z / 24 * 6))
+        if 0 <= column < 8 and 0 <= row < 6:
+            slow[row, column] = min(slow[row, column], z)
+    expected = np.where(np.isfinite(slow), slow, 0.0).astype(np.float32)
+    for order in (np.arange(3000), generator.permutation(3000)):
+        np.testing.assert_array_equal(sparse_depth(points[order], LOOK_AHEAD, (24, 32), (6, 8))[0], expected)
+
+
+def test_maps_are_completed_each_for_itself():
+    maps = np.random.default_rng(5).uniform(1, 80, (3, 24, 36)).astype(np.float32)
+    maps[np.random.default_rng(6).random(maps.shape) > 0.1] = 0.0
+    before = maps.copy()
+    together = complete_depth(maps)
+    np.testing.assert_array_equal(maps, before)
+    for one, full in zip(maps, together, strict=True):
+        np.testing.assert_array_equal(complete_depth(one[None])[0], full)
+
+
 def test_no_points_and_no_cameras():
     assert (sparse_depth(np.zeros((0, 3)), LOOK_AHEAD, (24, 32), (6, 8)) == 0).all()
     assert (complete_depth(np.zeros((2, 20, 30), np.float32)) == 0).all()
