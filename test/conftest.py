@@ -27,6 +27,16 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Torch keeps to one core while a test runs."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def small_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A card of an untrained thermal network with a small input, quick to export and to run."""

@@ -64,9 +64,10 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
     temporary = out_path.with_name(f".{out_path.stem}.{os.getpid()}.tmp.onnx")
     started = time.perf_counter()
     try:
-        _write_graph(model, card, temporary)
+        examples = _examples(model, card)
+        _write_graph(model, card, examples, temporary)
         seconds = time.perf_counter() - started
-        engine_name, difference = _compare(model, card, temporary)
+        engine_name, difference = _compare(model, card, examples, temporary)
         onnx_card: WeightsCard = replace(  # type: ignore[type-var]
             card, weights=str(out_path.resolve()), weights_sha256=file_sha256(temporary)
         )
@@ -97,9 +98,9 @@ def _examples(model: nn.Module, card: WeightsCard) -> dict[str, torch.Tensor]:
     return {s.name: torch.from_numpy(generator.standard_normal(s.shape, dtype=np.float32)) for s in inputs}
 
 
-def _write_graph(model: nn.Module, card: WeightsCard, path: Path) -> None:
+def _write_graph(model: nn.Module, card: WeightsCard, examples: dict[str, torch.Tensor], path: Path) -> None:
     inputs, outputs = card.specs()
-    arguments = tuple(_examples(model, card).values())
+    arguments = tuple(examples.values())
     with _quiet():
         try:
             program: Any = torch.onnx.export(
@@ -146,7 +147,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _compare(model: nn.Module, card: WeightsCard, path: Path) -> tuple[str | None, float | None]:
+def _compare(
+    model: nn.Module, card: WeightsCard, examples: dict[str, torch.Tensor], path: Path
+) -> tuple[str | None, float | None]:
     """The engine that ran the file and the largest difference of its outputs from torch's."""
     inputs, outputs = card.specs()
     engine = _any_engine(path)
@@ -154,7 +157,7 @@ def _compare(model: nn.Module, card: WeightsCard, path: Path) -> tuple[str | Non
         return None, None
     try:
         check_specs((*inputs, *outputs), (*engine.inputs, *engine.outputs), f"exported {card.name}")
-        tensors: dict[str, Array] = {name: value.numpy() for name, value in _examples(model, card).items()}
+        tensors: dict[str, Array] = {name: value.numpy() for name, value in examples.items()}
         expected, got = TorchEngine(model, inputs, outputs).run(tensors), engine.run(tensors)
         largest = 0.0
         for spec in outputs:

@@ -25,6 +25,11 @@ def box_corners(
     return np.stack([x, y, local[..., 2]], axis=-1) + np.asarray(centers, dtype=np.float64)[:, None]
 
 
+def wrapped_rad(angle: NDArray[np.floating] | float) -> NDArray[np.float64]:
+    """The same directions in [-pi, pi)."""
+    return np.asarray((angle + np.pi) % (2 * np.pi) - np.pi, np.float64)
+
+
 def count_points_inside(xyz: NDArray[np.floating], boxes: Detections3D) -> NDArray[np.int64]:
     """How many of the (P, 3) points, given in the boxes' frame, each of N boxes holds. Returns (N,)."""
     counts = np.zeros(len(boxes), dtype=np.int64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mm_perception.core.detector import DetectorVariant
 from mm_perception.core.types import Detections3D
+from mm_perception.geometry.boxes import wrapped_rad
 
 MIN_SCORE = 0.05
 LARGEST_LOG_SIZE = 4.0  # 55 m
@@ -49,9 +50,9 @@ def boxes_of(
         kept = whole & (scores >= min_score) & ((xy > low) & (xy < high)).all(axis=1)
     order = np.nonzero(kept)[0]
     order = order[np.argsort(-scores[order], kind="stable")]
-    wrapped = (yaw[order] + np.pi) % (2 * np.pi) - np.pi
+    heading = wrapped_rad(yaw[order])
     return Detections3D(
-        centers[order].astype(np.float32), sizes[order][:, [1, 0, 2]].astype(np.float32), wrapped.astype(np.float32),
+        centers[order].astype(np.float32), sizes[order][:, [1, 0, 2]].astype(np.float32), heading.astype(np.float32),
         velocity[order].astype(np.float32), scores[order].astype(np.float32), labels[order].astype(np.int32), classes,
         frame_id, stamp_ns,
     )  # fmt: skip

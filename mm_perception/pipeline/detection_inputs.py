@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mm_perception.core.detector import PILLAR_FEATURES, DetectorVariant
 from mm_perception.core.errors import DataError
 from mm_perception.sensing.depth_completion import complete_depth, sparse_depth
-from mm_perception.sensing.fusion_geometry import FusionGrid, point_keys, polar_maps, warp_map
+from mm_perception.sensing.fusion_geometry import FusionGrid, moved, point_keys, polar_maps, warp_map
 from mm_perception.sensing.pillars import CellGrid, Cells, cell_index, decorated, gather_cells, padded
 
 F32 = NDArray[np.float32]
@@ -128,10 +128,8 @@ class DetectorEncoder:
         return tensors, keys.lost
 
     def _warp(self, view: DetectorView, lidar2img: F64) -> dict[str, NDArray[Any]]:
-        points = view.points[:, :3].astype(np.float64)
-        if view.bev_from_lidar is not None:
-            back = _inverse(view.bev_from_lidar)
-            points = points @ back[:3, :3].T + back[:3, 3]
+        back = None if view.bev_from_lidar is None else _inverse(view.bev_from_lidar)
+        points = moved(view.points[:, :3].astype(np.float64), back)
         depth = complete_depth(sparse_depth(points, lidar2img, self.variant.image_size, self.grid.map_size))
         grid, inside = warp_map(depth, _inverse(lidar2img), self.grid, view.bev_from_lidar)
         return {"warp_grid": grid, "warp_valid": (inside & view.present[:, None, None]).astype(np.float32)}

@@ -101,7 +101,7 @@ def point_keys(
     """
     count, most = points.shape[:2]
     views = len(lidar2img)
-    flat = _moved(points.reshape(-1, 3).astype(np.float64), lidar_from_bev)
+    flat = moved(points.reshape(-1, 3).astype(np.float64), lidar_from_bev)
     uv, seen = project(flat, lidar2img, grid.image_size)
     seen &= present.reshape(1, -1)
     rank = np.cumsum(seen, axis=0) - 1
@@ -160,7 +160,7 @@ def warp_map(
     z = depth_m.astype(np.float64)
     pixels = np.stack([uu * z, vv * z, z, np.ones_like(z)], axis=-1)
     points = np.einsum("vij,vhwj->vhwi", img2lidar[:, :3], pixels)
-    points = _moved(points.reshape(-1, 3), bev_from_lidar).reshape(points.shape)
+    points = moved(points.reshape(-1, 3), bev_from_lidar).reshape(points.shape)
     low, high = np.array(grid.range_m[:3]), np.array(grid.range_m[3:])
     inside = ((points > low) & (points < high)).all(axis=-1)
     return grid.normalised(points[..., :2]).astype(np.float32), inside
@@ -188,8 +188,8 @@ def polar_maps(lidar2img: F64, img2lidar: F64, grid: FusionGrid, bev_from_lidar:
     directions = _column_directions(img2lidar, grid)
     rays = directions[:, :, None] * radii[:, None]
     rays = np.concatenate([rays, np.zeros((*rays.shape[:-1], 1))], axis=-1)
-    rays = _moved(rays.reshape(-1, 3), bev_from_lidar).reshape(rays.shape)
-    cells = _moved(_cell_centres(grid).reshape(-1, 3), lidar_from_bev)
+    rays = moved(rays.reshape(-1, 3), bev_from_lidar).reshape(rays.shape)
+    cells = moved(_cell_centres(grid).reshape(-1, 3), lidar_from_bev)
     uv, seen = project(cells, lidar2img, grid.image_size)
     rows, columns = grid.bev_cells
     shape = (len(lidar2img), rows, columns, grid.heights)
@@ -229,5 +229,6 @@ def _cell_centres(grid: FusionGrid) -> F64:
     return np.stack([x, y, z], axis=-1)
 
 
-def _moved(points: F64, transform: F64 | None) -> F64:
+def moved(points: F64, transform: F64 | None) -> F64:
+    """(N, 3) points after an affine (4, 4) transform; None: none."""
     return points if transform is None else points @ transform[:3, :3].T + transform[:3, 3]

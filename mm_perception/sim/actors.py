@@ -95,8 +95,7 @@ class _Paint:
         return self._table.add(replace(self._base, albedo=albedo, **other))  # type: ignore[arg-type]
 
     def of(self, segment: str) -> _Paint:
-        paint = _Paint(self._table, self._base.instance, segment)
-        return paint
+        return _Paint(self._table, self._base.instance, segment)
 
 
 def _rubber(paint: _Paint, warm: bool) -> int:

@@ -5,7 +5,6 @@ Frame i of a seed is the same wherever it is made; worlds are those of `sim.fram
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +22,24 @@ from mm_perception.geometry.sweeps import OwnBody, SweepBuffer, still_sweep
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.conditions import ConditionName
-from mm_perception.sim.frames import WORLD_VERSION, Split, draw_world, frame_time_s, frames_of_worlds, set_condition
+from mm_perception.sim.frames import (
+    WORLD_VERSION,
+    Split,
+    cached_files,
+    draw_world,
+    frame_time_s,
+    frames_of_worlds,
+    jpeg_of,
+    set_condition,
+    write_arrays,
+)
 from mm_perception.sim.rig import SimLidar, SimRig, simulated_rig
-from mm_perception.sim.sensors import SWEEP_NS, Sensors, visible_shares
-from mm_perception.sim.world import ObjectState
+from mm_perception.sim.sensors import SWEEP_NS, Sensors, boxes_from, visible_shares
 
 CAMERAS = ("cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right")
 """In nuScenes' order."""
 SWEEPS = 3
 FARTHEST_M = 75.0
-_JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +101,6 @@ def _frame(sensors: Sensors, time_s: float, number: int, condition: ConditionNam
     points, hit_ids = _turns(sensors, lidar, time_s, number)
     base_from_lidar = lidar.base_from_lidar
     odom_from_lidar = world.ego_pose(time_s) @ base_from_lidar
-    lidar_from_odom = odom_from_lidar.inverse()
     shares = visible_shares(scene, rig.cameras, world.ego_pose(time_s), scene.snapshot.objects)
     near = [
         i for i, o in enumerate(scene.snapshot.objects)
@@ -104,7 +110,7 @@ def _frame(sensors: Sensors, time_s: float, number: int, condition: ConditionNam
     counts = np.bincount(hit_ids, minlength=1 + max((o.instance for o in objects), default=0))
     lidar2img = np.stack([_projection(c.model.intrinsics, c.base_from_camera, base_from_lidar) for c in rig.cameras])
     return DetectionFrame(
-        tuple(encoded_picture(p) for p in pictures), lidar2img, points, _boxes(objects, lidar_from_odom),
+        tuple(jpeg_of(p) for p in pictures), lidar2img, points, boxes_from(objects, odom_from_lidar, 0),
         counts[[o.instance for o in objects]].astype(np.int64), shares[near], condition, world.scenario.seed,
     )  # fmt: skip
 
@@ -138,19 +144,6 @@ def _projection(
     return out
 
 
-def _boxes(objects: list[ObjectState], lidar_from_odom: RigidTransform) -> Detections3D:
-    count, turn = len(objects), lidar_from_odom.rotation
-    yaw_off = float(np.arctan2(turn[1, 0], turn[0, 0]))
-    centers = lidar_from_odom.apply(np.array([o.center for o in objects]).reshape(count, 3))
-    velocity = np.array([turn[:2, :2] @ o.velocity for o in objects]).reshape(count, 2)
-    yaw = np.array([(o.yaw_rad + yaw_off + np.pi) % (2 * np.pi) - np.pi for o in objects])
-    return Detections3D(
-        centers.astype(np.float32), np.array([o.size_lwh for o in objects], np.float32).reshape(count, 3),
-        yaw.astype(np.float32), velocity.astype(np.float32), np.ones(count, np.float32),
-        np.array([DETECTION_CLASSES.index(o.kind) for o in objects], np.int32), DETECTION_CLASSES, "lidar", 0,
-    )  # fmt: skip
-
-
 def _rgb(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
     bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     if bgr is None:
@@ -158,14 +151,8 @@ def _rgb(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8)
 
 
-def encoded_picture(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A (H, W, 3) picture as the bytes of a jpeg."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].reshape(-1)
-
-
 def save_detection_frame(frame: DetectionFrame, path: Path) -> None:
-    """Writes one frame; the file appears whole or not at all. Points keep millimetres."""
+    """Writes one frame without loss; the file appears whole or not at all."""
     b = frame.boxes
     arrays: dict[str, Any] = {f"jpeg{i}": j for i, j in enumerate(frame.jpegs)}
     arrays |= {
@@ -174,13 +161,7 @@ def save_detection_frame(frame: DetectionFrame, path: Path) -> None:
         "visibility": frame.visibility, "condition": np.array(frame.condition),
         "world_seed": np.array(frame.world_seed),
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez(scratch, **arrays)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_arrays(path, **arrays)
 
 
 def load_detection_frame(path: Path) -> DetectionFrame:
@@ -209,11 +190,7 @@ def cached_detection_frames(
     folder: Path, split: Split, seed: int, count: int, on_progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
     """Paths of frames; those that do not lie in `folder` yet are made."""
-    paths = [folder / f"detection-{split}-{seed}-{WORLD_VERSION}" / f"{i:06d}.npz" for i in range(count)]
-    if any(not path.is_file() for path in paths):
-        for i, frame in enumerate(make_detection_frames(split, seed, count)):
-            if not paths[i].is_file():
-                save_detection_frame(frame, paths[i])
-            if on_progress is not None:
-                on_progress(i + 1, count)
-    return paths
+    place = folder / f"detection-{split}-{seed}-{WORLD_VERSION}"
+    return cached_files(
+        place, count, lambda: make_detection_frames(split, seed, count), save_detection_frame, on_progress
+    )

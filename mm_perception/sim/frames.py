@@ -30,6 +30,7 @@ T = TypeVar("T")
 Split = Literal["train", "held-out"]
 FRAMES_PER_WORLD = 7
 SECONDS_BETWEEN = 3.1
+JPEG_QUALITY = 90
 WORLD_VERSION = 2
 """To be raised when the same seed gives other frames, so that caches are not mistaken for them."""
 
@@ -168,6 +169,12 @@ def depth_of_millimetres(values: NDArray[np.uint16]) -> NDArray[np.float32]:
     return np.asarray(np.where(values > 0, values.astype(np.float32) / np.float32(1000.0), np.nan), np.float32)
 
 
+def jpeg_of(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of a (H, W, 3) picture as a jpeg."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].reshape(-1)
+
+
 def save_frame(frame: LabelledFrame, path: Path) -> None:
     """Writes one frame without loss; the file appears whole or not at all."""
     pictures: dict[str, NDArray[Any]] = {
@@ -179,10 +186,15 @@ def save_frame(frame: LabelledFrame, path: Path) -> None:
     packed: dict[str, Any] = {
         name: cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1] for name, picture in pictures.items()
     }
+    write_arrays(path, condition=np.array(frame.condition), world_seed=np.array(frame.world_seed), **packed)
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Writes an .npz file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
-        np.savez(scratch, condition=np.array(frame.condition), world_seed=np.array(frame.world_seed), **packed)
+        np.savez(scratch, **arrays)  # type: ignore[arg-type]
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -210,13 +222,25 @@ def cached_frames(
     folder: Path, split: Split, seed: int, count: int, on_progress: Callable[[int, int], None] | None = None
 ) -> Iterator[LabelledFrame]:
     """As `make_frames`, but frames that lie in `folder` already are read, and new ones are kept there."""
-    paths = [folder / f"{split}-{seed}-{WORLD_VERSION}" / f"{i:06d}.npz" for i in range(count)]
-    missing = next((i for i, path in enumerate(paths) if not path.is_file()), count)
-    if missing < count:
-        for i, frame in enumerate(make_frames(split, seed, count)):
+    place = folder / f"{split}-{seed}-{WORLD_VERSION}"
+    for path in cached_files(place, count, lambda: make_frames(split, seed, count), save_frame, on_progress):
+        yield load_frame(path)
+
+
+def cached_files(
+    folder: Path,
+    count: int,
+    make: Callable[[], Iterator[T]],
+    save: Callable[[T, Path], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """The files of `count` frames in a folder. If any is missing, all are made (each follows from those before it in
+    its world), and what is missing is saved."""
+    paths = [folder / f"{i:06d}.npz" for i in range(count)]
+    if any(not path.is_file() for path in paths):
+        for i, frame in enumerate(make()):
             if not paths[i].is_file():
-                save_frame(frame, paths[i])
+                save(frame, paths[i])
             if on_progress is not None:
                 on_progress(i + 1, count)
-    for path in paths:
-        yield load_frame(path)
+    return paths

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mm_perception.core.config import load_yaml, setting
-from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import find_config
 from mm_perception.sim.actors import Kind
 from mm_perception.sim.conditions import ConditionName
@@ -64,11 +63,4 @@ def load_scenario(name_or_path: str, seed: int | None = None) -> Scenario:
     """
     path: Path = find_config("scenarios", name_or_path)
     scenario = load_yaml(path, Scenario)
-    if seed is not None:
-        from dataclasses import replace
-
-        scenario = replace(scenario, seed=seed)
-    return scenario
-
-
-__all__ = ["ConfigError", "Ego", "PlacedObject", "Scenario", "Style", "load_scenario"]
+    return scenario if seed is None else replace(scenario, seed=seed)

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.core.types import PointCloud
+from mm_perception.core.types import Detections3D, PointCloud
+from mm_perception.geometry.boxes import wrapped_rad
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.cameras import ELECTRONS_PER_CDM2_S, Exposure, camera_rays, choose_exposure, develop
 from mm_perception.sim.conditions import Environment
 from mm_perception.sim.depth_camera import measure_depth
@@ -117,8 +119,11 @@ class Sensors:
 
     def view(self, scene: Scene, camera: SimCamera) -> View:
         """Casts a camera's rays and lights what they meet."""
+        return self._view(scene, camera, self._rays[camera.sensor.name])
+
+    def _view(self, scene: Scene, camera: SimCamera, camera_rays: F32) -> View:
         odom_from_camera = self.world.ego_pose(scene.snapshot.time_s) @ camera.base_from_camera
-        rays = self._rays[camera.sensor.name] @ odom_from_camera.rotation.T.astype(np.float32)
+        rays = camera_rays @ odom_from_camera.rotation.T.astype(np.float32)
         hits = scene.cast(odom_from_camera.translation, np.ascontiguousarray(rays))
         return View(camera, odom_from_camera, hits, *_light_up(scene, hits, self.world.environment))
 
@@ -132,10 +137,7 @@ class Sensors:
         name = f"{camera.sensor.name} at half size"
         if name not in self._rays:
             self._rays[name] = camera_rays(half.model)
-        odom_from_camera = self.world.ego_pose(scene.snapshot.time_s) @ camera.base_from_camera
-        rays = self._rays[name] @ odom_from_camera.rotation.T.astype(np.float32)
-        hits = scene.cast(odom_from_camera.translation, np.ascontiguousarray(rays))
-        _, light = _light_up(scene, hits, self.world.environment)
+        light = self._view(scene, half, self._rays[name]).light
         grey = np.minimum(light @ _GREY, np.float32(6e4)).reshape(half.model.height, half.model.width)
         grey = cv2.GaussianBlur(grey, (0, 0), 0.8)  # the lens; without it fine patterns flicker
         return np.asarray(cv2.resize(grey, (model.width, model.height), interpolation=cv2.INTER_LINEAR), np.float16)
@@ -262,6 +264,26 @@ def _reordered(pieces: list[Hits], order: NDArray[np.int64]) -> Hits:
     inverse = np.empty(len(order), np.int64)
     inverse[order] = np.arange(len(order))
     return joined(pieces).take(inverse)
+
+
+def boxes_from(objects: Sequence[ObjectState], odom_from_frame: RigidTransform, stamp_ns: int) -> Detections3D:
+    """The boxes of objects as seen from a frame that turns about z alone; velocities are over ground, in its axes."""
+    count, turn = len(objects), odom_from_frame.rotation.T
+    heading = float(np.arctan2(odom_from_frame.rotation[1, 0], odom_from_frame.rotation[0, 0]))
+    centers = np.array([turn @ (o.center - odom_from_frame.translation) for o in objects]).reshape(count, 3)
+    velocity = np.array([turn[:2, :2] @ o.velocity for o in objects]).reshape(count, 2)
+    yaw = np.array([wrapped_rad(o.yaw_rad - heading) for o in objects])
+    return Detections3D(
+        centers.astype(np.float32),
+        np.array([o.size_lwh for o in objects], np.float32).reshape(count, 3),
+        yaw.astype(np.float32),
+        velocity.astype(np.float32),
+        np.ones(count, np.float32),
+        np.array([DETECTION_CLASSES.index(o.kind) for o in objects], np.int32),
+        DETECTION_CLASSES,
+        odom_from_frame.src,
+        stamp_ns,
+    )
 
 
 def visible_shares(

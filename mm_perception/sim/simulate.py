@@ -41,21 +41,19 @@ from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import RigConfig, SensorConfig
 from mm_perception.core.types import Detections3D, PointCloud
 from mm_perception.geometry.transforms import RigidTransform
-from mm_perception.sim.actors import DETECTION_CLASSES
-from mm_perception.sim.frames import millimetres
+from mm_perception.sim.frames import jpeg_of, millimetres
 from mm_perception.sim.rig import SimCamera, simulated_rig, truth_topics
 from mm_perception.sim.scenario import Scenario
-from mm_perception.sim.sensors import SWEEP_NS, CameraFrame, Sensors, visible_shares
+from mm_perception.sim.sensors import SWEEP_NS, CameraFrame, Sensors, boxes_from, visible_shares
 from mm_perception.sim.surfaces import CLASSES
 from mm_perception.sim.workers import worker_pool
-from mm_perception.sim.world import BASE_FRAME, ObjectState, World
+from mm_perception.sim.world import ObjectState, World
 
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 25_000_000
 """Objects, events and odometry move in steps of this."""
 
 OBJECTS_TOPIC, STATES_TOPIC = "/sim/truth/objects", "/sim/truth/object_states"
-_JPEG_QUALITY = 90
 
 Encoded = tuple[str, NDArray[np.uint8]]
 
@@ -245,8 +243,7 @@ def _encode(sensor: SensorConfig, pixels: NDArray[Any]) -> Encoded:
         return "", pixels
     if pixels.ndim == 2:
         return "png", _png(pixels)
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return "jpeg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].reshape(-1)
+    return "jpeg", jpeg_of(pixels)
 
 
 def _png(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -257,25 +254,9 @@ def _truth(
     objects: tuple[ObjectState, ...], odom_from_base: RigidTransform, visibility: NDArray[np.float32],
     hit_ids: NDArray[np.uint16], frames: list[CameraFrame], stamp_ns: int,
 ) -> TruthRow:  # fmt: skip
-    count = len(objects)
     ids = np.array([o.instance for o in objects], np.int64)
-    turn = odom_from_base.rotation.T
-    yaw_base = float(np.arctan2(odom_from_base.rotation[1, 0], odom_from_base.rotation[0, 0]))
-    centers = np.array([turn @ (o.center - odom_from_base.translation) for o in objects]).reshape(count, 3)
-    velocity = np.array([turn[:2, :2] @ o.velocity for o in objects]).reshape(count, 2)
-    yaw = np.array([(o.yaw_rad - yaw_base + np.pi) % (2 * np.pi) - np.pi for o in objects])
-    boxes = Detections3D(
-        centers.astype(np.float32),
-        np.array([o.size_lwh for o in objects], np.float32).reshape(count, 3),
-        yaw.astype(np.float32),
-        velocity.astype(np.float32),
-        np.ones(count, np.float32),
-        np.array([DETECTION_CLASSES.index(o.kind) for o in objects], np.int32),
-        DETECTION_CLASSES,
-        BASE_FRAME,
-        stamp_ns,
-    )
-    most = int(ids.max()) + 1 if count else 1
+    boxes = boxes_from(objects, odom_from_base, stamp_ns)
+    most = int(ids.max(initial=0)) + 1
     points = np.bincount(hit_ids, minlength=most)
     pixels = np.sum([np.bincount(f.instances.reshape(-1), minlength=most)[:most] for f in frames], axis=0)
     return TruthRow(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import ConfigError
+from mm_perception.geometry.boxes import wrapped_rad
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sim.actors import MAKERS, Kind, Shape
 from mm_perception.sim.conditions import Environment, make_environment
@@ -153,7 +154,7 @@ class World:
         cos, sin = np.cos(heading), np.sin(heading)
         velocity = np.array([cos * along - sin * across, sin * along + cos * across])
         center = np.array([x, y, actor.course.z_m + actor.shape.size_lwh[2] / 2])
-        wrapped = float((yaw + np.pi) % (2 * np.pi) - np.pi)
+        wrapped = float(wrapped_rad(yaw))
         assert actor.shape.skin is not None
         skin = actor.shape.skin @ yaw_matrix(yaw).T.astype(np.float32) + np.array([x, y, actor.course.z_m], np.float32)
         return ObjectState(actor.instance, actor.shape.kind, center, actor.shape.size_lwh, wrapped, velocity, skin)

@@ -236,12 +236,15 @@ class DetectorTraining:
     def validate(self) -> DetectionMetric:
         """The validation frames, matched."""
         self.network.eval()
-        present = tuple(dict.fromkeys(n for f in map(load_detection_frame, self.val) for n in _names(f)))
-        metric = DetectionMetric(tuple(n for n in DETECTION_CLASSES if n in present), with_attributes=False)
+        pairs = []
         for path in self.val:
             frame = load_detection_frame(path)
             found = boxes_of(self.answer(frame), self.variant, DETECTION_CLASSES, "lidar", 0)
-            metric.add(scored_boxes(frame.boxes, frame.lidar_points), scored_boxes(found))
+            pairs.append((scored_boxes(frame.boxes, frame.lidar_points), scored_boxes(found)))
+        present = {name for truth, _ in pairs for name in truth.classes.tolist()}
+        metric = DetectionMetric(tuple(n for n in DETECTION_CLASSES if n in present), with_attributes=False)
+        for truth, found_boxes in pairs:
+            metric.add(truth, found_boxes)
         return metric
 
     def answer(self, frame: DetectionFrame) -> dict[str, np.ndarray]:
@@ -276,10 +279,6 @@ class DetectorTraining:
         self.hills.load_state_dict(content["hills"])
         self.optimizer.load_state_dict(content["optimizer"])
         self._parts = [tuple(part) for part in content["parts"]]
-
-
-def _names(frame: DetectionFrame) -> list[str]:
-    return [frame.boxes.classes[i] for i in frame.boxes.labels]
 
 
 def outputs_of(decoded: Decoded, raw: RawBoxes) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mm_perception.models.deepinteraction.encoder import InteractionMaps
 from mm_perception.models.deepinteraction.model import LidarInput
 from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
+from mm_perception.sensing.fusion_geometry import moved, project
 from mm_perception.sim.detection_frames import DetectionFrame
 from mm_perception.training.detection_targets import TruthBoxes
 
@@ -82,9 +83,8 @@ def sample_of(
 ) -> DetectionSample:
     """One frame, varied."""
     view, truth = view_of(frame), truth_of(frame)
-    seen_from = truth.centers
     view = _varied_images(view, variation, generator)
-    places = _image_places(seen_from, view, encoder.variant.image_size)
+    places = _image_places(truth.centers, view, encoder.variant.image_size)
     transform = _draw_transform(variation, generator)
     if transform is not None:
         view = replace(view, points=_moved_points(view.points, transform), bev_from_lidar=transform)
@@ -120,7 +120,7 @@ def moved_boxes(boxes: TruthBoxes, transform: F64) -> TruthBoxes:
     scale = float(np.cbrt(abs(np.linalg.det(linear))))
     heading = np.stack([np.cos(boxes.yaw_rad), np.sin(boxes.yaw_rad)], axis=1) @ linear[:2, :2].T
     return TruthBoxes(
-        boxes.centers @ linear.T + transform[:3, 3], boxes.sizes_lwh * scale, np.arctan2(heading[:, 1], heading[:, 0]),
+        moved(boxes.centers, transform), boxes.sizes_lwh * scale, np.arctan2(heading[:, 1], heading[:, 0]),
         boxes.velocity @ linear[:2, :2].T, boxes.labels,
     )  # fmt: skip
 
@@ -142,8 +142,6 @@ def _varied_images(view: DetectorView, v: Variation, generator: np.random.Genera
 
 
 def _image_places(centers: F64, view: DetectorView, image_size: tuple[int, int]) -> F64:
-    from mm_perception.sensing.fusion_geometry import project
-
     uv, seen = project(centers, view.lidar2img, image_size)
     return np.where((seen & view.present[:, None])[..., None], uv, np.nan)
 

@@ -9,11 +9,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _quietly(one_thread):
+    """Every test here runs on one core."""
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import pytest
 
 from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import ModelCard, load_card
-from mm_perception.sim.detection_frames import DetectionFrame, encoded_picture
+from mm_perception.sim.detection_frames import DetectionFrame
+from mm_perception.sim.frames import jpeg_of
 from mm_perception.training.samples import MemorySource, Sample
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -16,11 +17,8 @@ CLASSES = ("ground", "box")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _quietly(one_thread):
+    """Every test here runs on one core."""
 
 
 @pytest.fixture
@@ -104,6 +102,6 @@ def frame():
         np.zeros(3, np.int32), ("car",), "lidar", 0,
     )  # fmt: skip
     return DetectionFrame(
-        (encoded_picture(picture),) * 6, np.stack([ahead] * 6), points, boxes, np.array([200, 200, 0]),
+        (jpeg_of(picture),) * 6, np.stack([ahead] * 6), points, boxes, np.array([200, 200, 0]),
         np.array([1.0, 0.0, 0.1], np.float32), "day", 1,
     )  # fmt: skip

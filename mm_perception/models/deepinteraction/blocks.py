@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """Two layers with ReLU, added to the input."""
+    """Two layers, added to the input."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), nn.ReLU()), nn.Linear(hidden, dim))
+        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), activation()), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""

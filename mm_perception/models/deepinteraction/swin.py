@@ -86,12 +86,12 @@ class _Block(nn.Module):
         self.window, self.shift = window, shift
         self.attn = nn.Module()
         self.attn.w_msa = _WindowAttention(dim, heads, window)
-        self.ffn = _GeluFeedForward(dim, 4 * dim)
+        self.ffn = FeedForward(dim, 4 * dim, nn.GELU)
 
     def forward(self, x: Tensor) -> Tensor:
         """(V, H, W, C) to the same shape."""
         x = x + self._windowed(self.norm1(x))
-        return self.ffn(self.norm2(x), x)
+        return x + self.ffn.layers(self.norm2(x))  # normalised before, so the sum passes the norm by
 
     def _windowed(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -155,14 +155,3 @@ def _relative_places(window: int) -> Tensor:
     y, x = y.flatten(), x.flatten()
     dy, dx = y[:, None] - y[None] + window - 1, x[:, None] - x[None] + window - 1
     return dy * (2 * window - 1) + dx
-
-
-class _GeluFeedForward(FeedForward):
-    """The same keys with GELU, added to another tensor than its input."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__(dim, hidden)
-        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), nn.GELU()), nn.Linear(hidden, dim))
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        return residual + self.layers(x)

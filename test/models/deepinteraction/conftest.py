@@ -10,14 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def published(shared_dir: Path):
     """The published network's numbers: `load(name)`, `weights(name, prefix)`, `seeded(fixture)`."""
