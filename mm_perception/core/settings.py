@@ -28,6 +28,9 @@ class FusionSettings:
         minimum=-1.0,
         maximum=6e4,
     )
+    queue_depth: int = setting(
+        1, "bundles that may wait for the engine; beyond that the oldest is dropped", minimum=1, maximum=1000
+    )
     overlay_alpha: float = setting(
         0.5, "opacity of the classes in the overlay", minimum=0.0, maximum=1.0, read_only=False
     )

@@ -59,7 +59,7 @@ class FusionNode(Node):
             self.intake, lambda sensor: self._subscriptions_by_sensor[sensor].get_publisher_count()
         )
         self._create_outputs()
-        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem)
+        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem, self.settings.queue_depth)
         for topic in self.intake.inputs:
             self._subscribe(topic)
         self.create_timer(_POLL_PERIOD_S, self._poll)

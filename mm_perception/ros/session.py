@@ -82,7 +82,8 @@ class FusionSession:
         parameters: of the fusion node.
         log_path: where the node's output goes.
         on_progress: is told what the node logs while it gets ready.
-        lossless: subscribe reliably and with deep queues, so that a burst loses nothing; False: as the rig says.
+        lossless: subscribe reliably and with deep queues, so that a burst loses nothing, and let observations wait
+            for the engine; False: as the rig and the node's defaults say.
         on_overlay: is given each overlay instead of keeping it in the result.
         """
         self._rig = rig
@@ -95,7 +96,7 @@ class FusionSession:
         self._came: Counter[str] = Counter()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
-        for name, value in (parameters | (_lossless_qos(rig) if lossless else {})).items():
+        for name, value in (parameters | (_lossless(rig) if lossless else {})).items():
             line += ["-p", f"{name}:={value}"]
         self._log = log_path.open("wb")
         self._process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
@@ -160,7 +161,8 @@ class FusionSession:
         """Spins until the condition holds.
 
         Raises:
-            EngineError: the node's process ended, or the time is up; the message holds the end of its log.
+            EngineError: the node's process ended, or the time is up; the message holds the end of its log and what
+                came and went.
         """
         deadline = time.monotonic() + timeout_s
         told = ""
@@ -171,7 +173,7 @@ class FusionSession:
             if self._process.poll() is not None:
                 raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
             if time.monotonic() > deadline:
-                raise EngineError(f"{what} was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
+                raise EngineError(f"{what} was not ready within {timeout_s:.0f} s:\n{self.report()}")
             self._executor.spin_once(timeout_sec=0.05)
 
     def stop(self, timeout_s: float = 30.0) -> int:
@@ -194,6 +196,15 @@ class FusionSession:
     def log_tail(self, lines: int = 15) -> str:
         text = self._log_path.read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+    def report(self) -> str:
+        """What was sent and came back, the counts of the last diagnostics, and the end of the log."""
+        came = ", ".join(f"{n} {name}" for name, n in sorted(self._came.items())) or "nothing"
+        counts = [
+            f"{name}: " + ", ".join(f"{key} {value}" for key, value in values.items() if value.isdigit())
+            for name, values in sorted(self.result.status.items())
+        ]
+        return "\n".join([f"sent {self.result.frames}, came back {came}", *counts, self.log_tail()])
 
     def _playable(self, bag: BagReader) -> set[str]:
         wanted = {route.topic: route for route in Intake(self._rig).inputs}
@@ -292,11 +303,12 @@ class FusionSession:
             self._executor.spin_once(timeout_sec=left)
 
 
-def _lossless_qos(rig: RigConfig) -> dict[str, str]:
-    """QoS overrides of the sensors' subscriptions."""
+def _lossless(rig: RigConfig) -> dict[str, str]:
+    """Parameters with which nothing that was sent is passed over."""
     policies = {"reliability": "reliable", "depth": "100"}
-    return {
+    qos = {
         f"qos_overrides.{sensor.input_topic}.subscription.{policy}": value
         for sensor in rig.sensors
         for policy, value in policies.items()
     }
+    return qos | {"queue_depth": "100"}

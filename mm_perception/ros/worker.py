@@ -1,10 +1,10 @@
-"""Inference beside the executor: one thread, a slot of one, the latest observation wins."""
+"""Inference beside the executor: one thread and a short queue, from which the oldest falls out."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from mm_perception.metrics.latency import LatencyLog, LatencySummary, StageClock
@@ -24,12 +24,17 @@ class InferenceWorker:
         perception: Perception,
         on_result: Callable[[Observation, PerceptionResult], None],
         on_problem: Callable[[str, Exception], None],
+        queue_depth: int = 1,
     ) -> None:
+        """Args:
+        queue_depth: how many observations wait at most while one is worked on; 1: the latest wins.
+        """
         self._perception = perception
         self._on_result = on_result
         self._on_problem = on_problem
         self._condition = threading.Condition()
-        self._slot: tuple[Observation, float] | None = None
+        self._waiting: deque[tuple[Observation, float]] = deque()
+        self._queue_depth = queue_depth
         self._stopping = False
         self._counts: Counter[str] = Counter()
         self._latency = LatencyLog()
@@ -37,12 +42,13 @@ class InferenceWorker:
         self._thread.start()
 
     def submit(self, observation: Observation) -> None:
-        """Puts the observation into the slot; one that still lies there is dropped and counted."""
+        """Queues the observation; the oldest that waits is dropped and counted if there is no room."""
         with self._condition:
             self._counts["bundles"] += 1
-            if self._slot is not None:
+            if len(self._waiting) == self._queue_depth:
+                self._waiting.popleft()
                 self._counts["dropped.superseded"] += 1
-            self._slot = observation, time.perf_counter()
+            self._waiting.append((observation, time.perf_counter()))
             self._condition.notify()
 
     def snapshot(self) -> tuple[dict[str, int], dict[str, LatencySummary]]:
@@ -61,12 +67,11 @@ class InferenceWorker:
     def _work(self) -> None:
         while True:
             with self._condition:
-                while self._slot is None and not self._stopping:
+                while not self._waiting and not self._stopping:
                     self._condition.wait()
                 if self._stopping:
                     return
-                taken, self._slot = self._slot, None
-            assert taken is not None
+                taken = self._waiting.popleft()
             self._process(*taken)
 
     def _process(self, observation: Observation, submitted_s: float) -> None:

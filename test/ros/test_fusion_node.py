@@ -53,12 +53,6 @@ def offline(bag: Path, card: Path, **settings: Any) -> dict[int, np.ndarray]:
     return results
 
 
-def report(session: Any) -> str:
-    """Everything that the node said about itself, for failures."""
-    lines = [f"{name}: {values}" for name, values in session.result.status.items()]
-    return "\n".join([*lines, session.log_tail(50)])
-
-
 def test_live_and_offline_results_are_equal_pixel_by_pixel(start_session, demo_bag, small_card):
     session = start_session()
     raw: list[Any] = []
@@ -86,7 +80,7 @@ def test_live_and_offline_results_are_equal_pixel_by_pixel(start_session, demo_b
 def test_bag_that_loops_is_segmented_again(start_session, demo_bag):
     session = start_session(overlays=False)
     session.play(demo_bag)
-    assert int(session.result.pipeline["published"]) == len(STAMPS), report(session)
+    assert int(session.result.pipeline["published"]) == len(STAMPS), session.report()
     session.play(demo_bag)
     # At the jump itself the topics change over one by one, which may cost the bundle in between.
     enough = 2 * len(STAMPS) - 1
