@@ -204,7 +204,9 @@ class DetectorTraining:
         else:
             with torch.no_grad():
                 bev = network.pts_middle_encoder(*lidar)
-            streams = network.streams(images, bev, maps)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+                streams = network.streams(images, bev, maps)
+            streams = type(streams)(*(stream.float() for stream in streams))
             decoded = network.pts_bbox_head(streams.image, streams.lidar, streams.fused, lidar2img)
             loss = detection_loss(decoded.heatmap_fused, decoded.layers, decoded.kept, sample.truth, self.grid, plane)
             shown = self.hills(streams.image_alone)

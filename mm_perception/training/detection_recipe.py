@@ -39,6 +39,9 @@ class DetectorRecipe:
     mirror: bool = setting(True, "mirror ground and images at random")
     brightness: float = setting(0.2, "images become up to this share brighter or darker", minimum=0.0, maximum=1.0)
     drop_camera: float = setting(0.05, "chance that a camera is missing", minimum=0.0, maximum=1.0)
+    precision: Literal["float32", "bfloat16"] = setting(
+        "bfloat16", "of the image and fusion streams in the second stage; sums, boxes and losses are float32"
+    )
     val_every: int = setting(1000, "steps between validations", minimum=1, maximum=10_000_000)
     seed: int = setting(0, "of weights, order and variation", minimum=0, maximum=2**31 - 1)
 
