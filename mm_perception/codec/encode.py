@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mm_perception.codec.fields import MessageFactory, make_header, make_time
 from mm_perception.core.errors import DataError
-from mm_perception.core.types import IGNORE_LABEL, Detections3D, EventPacket, PointCloud
+from mm_perception.core.types import IGNORE_LABEL, EventPacket, PointCloud
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
 
@@ -156,15 +156,10 @@ def encode_odometry(
     """nav_msgs/Odometry: pose in the parent frame, twist in the child's (REP 105); covariances are zero."""
     twist = factory.make(
         "geometry_msgs/msg/Twist",
-        linear=_vector(factory, np.array([speed_mps, 0.0, 0.0])),
-        angular=_vector(factory, np.array([0.0, 0.0, yaw_rate_radps])),
+        linear=make_vector(factory, np.array([speed_mps, 0.0, 0.0])),
+        angular=make_vector(factory, np.array([0.0, 0.0, yaw_rate_radps])),
     )
-    x, y, z = (float(v) for v in odom_from_base.translation)
-    pose = factory.make(
-        "geometry_msgs/msg/Pose",
-        position=factory.make("geometry_msgs/msg/Point", x=x, y=y, z=z),
-        orientation=_quaternion(factory, odom_from_base.quat_xyzw),
-    )
+    pose = make_pose(factory, odom_from_base.translation, odom_from_base.quat_xyzw)
     return factory.make(
         "nav_msgs/msg/Odometry",
         header=make_header(factory, stamp_ns, odom_from_base.dst),
@@ -242,8 +237,8 @@ def encode_transforms(factory: MessageFactory, transforms: Sequence[RigidTransfo
 def _transform_stamped(factory: MessageFactory, transform: RigidTransform, stamp_ns: int) -> Any:
     tf = factory.make(
         "geometry_msgs/msg/Transform",
-        translation=_vector(factory, transform.translation),
-        rotation=_quaternion(factory, transform.quat_xyzw),
+        translation=make_vector(factory, transform.translation),
+        rotation=make_quaternion(factory, transform.quat_xyzw),
     )
     return factory.make(
         "geometry_msgs/msg/TransformStamped",
@@ -266,101 +261,6 @@ def encode_label_info(
         header=make_header(factory, stamp_ns, frame_id),
         class_map=class_map,
         threshold=float(threshold),
-    )
-
-
-def encode_detections(factory: MessageFactory, detections: Detections3D, ids: Sequence[str] | None = None) -> Any:
-    """vision_msgs/Detection3DArray: geometric centres, size.x along the heading, one hypothesis each.
-
-    Args:
-        ids: names of the objects that stay the same from message to message; None: empty.
-    """
-    names = [""] * len(detections) if ids is None else ids
-    boxes = [_detection(factory, detections, i, name) for i, name in enumerate(names)]
-    header = make_header(factory, detections.stamp_ns, detections.frame_id)
-    return factory.make("vision_msgs/msg/Detection3DArray", header=header, detections=boxes)
-
-
-def _detection(factory: MessageFactory, d: Detections3D, i: int, name: str) -> Any:
-    pose = _box_pose(factory, d, i)
-    hypothesis = factory.make(
-        "vision_msgs/msg/ObjectHypothesisWithPose",
-        hypothesis=factory.make(
-            "vision_msgs/msg/ObjectHypothesis", class_id=d.classes[d.labels[i]], score=float(d.scores[i])
-        ),
-        pose=factory.make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
-    )
-    return factory.make(
-        "vision_msgs/msg/Detection3D",
-        header=make_header(factory, d.stamp_ns, d.frame_id),
-        results=[hypothesis],
-        bbox=factory.make("vision_msgs/msg/BoundingBox3D", center=pose, size=_vector(factory, d.sizes_lwh[i])),
-        id=name,
-    )
-
-
-def encode_markers(
-    factory: MessageFactory,
-    detections: Detections3D,
-    colors_rgb: NDArray[np.uint8],
-    previous_count: int,
-    namespace: str = "boxes",
-) -> Any:
-    """visualization_msgs/MarkerArray: a box per detection, and a delete for each id that is no longer used.
-
-    Args:
-        colors_rgb: (C, 3) by class id.
-        previous_count: how many boxes the message before had.
-    """
-    markers = [
-        _marker(factory, detections, i, colors_rgb[detections.labels[i]], namespace, action=0)
-        for i in range(len(detections))
-    ]
-    black = np.zeros(3, np.uint8)
-    for i in range(len(detections), previous_count):
-        markers.append(_marker(factory, detections, i, black, namespace, action=2))
-    return factory.make("visualization_msgs/msg/MarkerArray", markers=markers)
-
-
-def _marker(
-    factory: MessageFactory,
-    d: Detections3D,
-    i: int,
-    color_rgb: NDArray[np.uint8],
-    namespace: str,
-    action: int,
-) -> Any:
-    exists = i < len(d)
-    red, green, blue = (float(c) / 255 for c in color_rgb)
-    none = factory.make("builtin_interfaces/msg/Duration", sec=0, nanosec=0)
-    return factory.make(
-        "visualization_msgs/msg/Marker",
-        header=make_header(factory, d.stamp_ns, d.frame_id),
-        ns=namespace,
-        id=i,
-        type=1,
-        action=action,
-        pose=_box_pose(factory, d, i) if exists else _pose(factory, np.zeros(3), 0.0),
-        scale=_vector(factory, np.maximum(d.sizes_lwh[i], 0.01) if exists else np.ones(3)),
-        color=factory.make("std_msgs/msg/ColorRGBA", r=red, g=green, b=blue, a=0.5),
-        lifetime=none,
-        frame_locked=False,
-        points=[],
-        colors=[],
-        texture_resource="",
-        texture=factory.make(
-            "sensor_msgs/msg/CompressedImage",
-            header=make_header(factory, 0, ""),
-            format="",
-            data=factory.octets(np.zeros(0, np.uint8)),
-        ),
-        uv_coordinates=[],
-        text="",
-        mesh_resource="",
-        mesh_file=factory.make(
-            "visualization_msgs/msg/MeshFile", filename="", data=factory.octets(np.zeros(0, np.uint8))
-        ),
-        mesh_use_embedded_materials=False,
     )
 
 
@@ -388,23 +288,18 @@ def encode_diagnostics(
     return factory.make("diagnostic_msgs/msg/DiagnosticArray", header=header, status=array)
 
 
-def _box_pose(factory: MessageFactory, d: Detections3D, i: int) -> Any:
-    return _pose(factory, d.centers[i], float(d.yaw_rad[i]))
-
-
-def _pose(factory: MessageFactory, position: NDArray[np.floating], yaw_rad: float) -> Any:
-    quat = np.array([0.0, 0.0, np.sin(yaw_rad / 2), np.cos(yaw_rad / 2)])
+def make_pose(factory: MessageFactory, position: NDArray[np.floating], quat_xyzw: NDArray[np.floating]) -> Any:
     x, y, z = (float(v) for v in position)
     point = factory.make("geometry_msgs/msg/Point", x=x, y=y, z=z)
-    return factory.make("geometry_msgs/msg/Pose", position=point, orientation=_quaternion(factory, quat))
+    return factory.make("geometry_msgs/msg/Pose", position=point, orientation=make_quaternion(factory, quat_xyzw))
 
 
-def _vector(factory: MessageFactory, xyz: NDArray[np.floating]) -> Any:
+def make_vector(factory: MessageFactory, xyz: NDArray[np.floating]) -> Any:
     x, y, z = (float(v) for v in xyz)
     return factory.make("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
 
 
-def _quaternion(factory: MessageFactory, quat_xyzw: NDArray[np.floating]) -> Any:
+def make_quaternion(factory: MessageFactory, quat_xyzw: NDArray[np.floating]) -> Any:
     x, y, z, w = (float(v) for v in quat_xyzw)
     return factory.make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
@@ -413,17 +308,18 @@ __all__ = [
     "encode_camera_info",
     "encode_columns",
     "encode_compressed",
-    "encode_detections",
     "encode_diagnostics",
     "encode_events_evt3",
     "encode_events_mono",
     "encode_image",
     "encode_label_info",
-    "encode_markers",
     "encode_odometry",
     "encode_point_cloud",
     "encode_transforms",
+    "make_pose",
+    "make_quaternion",
     "make_time",
+    "make_vector",
     "wrap_compressed",
     "wrap_events",
 ]

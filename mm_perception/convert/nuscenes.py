@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.bags.writer import BagWriter
+from mm_perception.codec.detections import encode_detections
 from mm_perception.codec.encode import (
     encode_camera_info,
-    encode_detections,
     encode_point_cloud,
     encode_transforms,
     wrap_compressed,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_perception.codec.detections import AUTOWARE_OBJECTS
 from mm_perception.core.errors import ConfigError
 
 
@@ -25,6 +26,15 @@ def message_class(type_name: str) -> Any:
         return getattr(importlib.import_module(f"{package}.{kind}"), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"message type {type_name} is not installed: {error}") from error
+
+
+def autoware_available() -> bool:
+    """Whether Autoware's messages of detected objects can be imported."""
+    try:
+        message_class(AUTOWARE_OBJECTS)
+    except ConfigError:
+        return False
+    return True
 
 
 class RclpyMessages:

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.bags.writer import BagWriter
+from mm_perception.codec.detections import encode_detections, state_columns
 from mm_perception.codec.encode import (
     encode_camera_info,
     encode_columns,
-    encode_detections,
     encode_events_evt3,
     encode_image,
     encode_label_info,
@@ -332,11 +332,7 @@ class _DriveWriter:
         boxes = truth.boxes
         message = encode_detections(make, boxes, [str(i) for i in truth.ids])
         self._bag.write(OBJECTS_TOPIC, message, bundle.stamp_ns)
-        columns: dict[str, tuple[str, NDArray[Any]]] = {"id": ("u4", truth.ids)}
-        columns |= {axis: ("f4", boxes.centers[:, i]) for i, axis in enumerate("xyz")}
-        columns |= {name: ("f4", boxes.sizes_lwh[:, i]) for i, name in enumerate(("length", "width", "height"))}
-        columns |= {
-            "yaw": ("f4", boxes.yaw_rad), "vx": ("f4", boxes.velocity[:, 0]), "vy": ("f4", boxes.velocity[:, 1]),
+        columns = state_columns(boxes, truth.ids) | {
             "visibility": ("f4", truth.visibility), "lidar_points": ("u4", truth.lidar_points),
             "pixels": ("u4", truth.pixels),
         }  # fmt: skip

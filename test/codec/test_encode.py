@@ -9,15 +9,12 @@ import pytest
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.encode import (
     encode_camera_info,
-    encode_detections,
     encode_diagnostics,
     encode_label_info,
-    encode_markers,
     encode_transforms,
 )
 from mm_perception.codec.transforms import feed_transforms
 from mm_perception.core.errors import CalibrationError
-from mm_perception.core.types import Detections3D
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
 
@@ -26,20 +23,6 @@ from messages import FACTORY, STAMP_NS
 
 K = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
 LENS = CameraModel(640, 480, K, np.array([-0.2, 0.1, 0, 0, 0.01]), "plumb_bob", "cam")
-
-
-def detections(n):
-    return Detections3D(
-        np.arange(3 * n, dtype=np.float32).reshape(n, 3),
-        np.full((n, 3), (4, 2, 1.5), np.float32),
-        np.full(n, np.pi / 2, np.float32),
-        np.zeros((n, 2), np.float32),
-        np.full(n, 0.75, np.float32),
-        np.zeros(n, np.int32),
-        ("car",),
-        "base",
-        STAMP_NS,
-    )
 
 
 def test_camera_info_comes_back():
@@ -83,24 +66,6 @@ def test_transforms_come_back_and_bad_ones_are_named():
     np.testing.assert_allclose(tree.lookup("base", "cam", 1).matrix, turn.matrix, atol=1e-12)
     message.transforms[0].child_frame_id = "base"
     assert len(feed_transforms(TransformTree(), message, static=False)) == 2
-
-
-def test_detections_have_length_along_the_heading():
-    message = encode_detections(FACTORY, detections(2))
-    box = message.detections[1]
-    assert (box.bbox.size.x, box.bbox.size.y, box.bbox.size.z) == (4, 2, 1.5)
-    assert (box.bbox.center.position.x, box.bbox.center.position.z) == (3, 5)
-    assert box.bbox.center.orientation.z == pytest.approx(np.sqrt(0.5))
-    assert [(r.hypothesis.class_id, r.hypothesis.score) for r in box.results] == [("car", 0.75)]
-    assert message.header.frame_id == "base"
-    assert encode_detections(FACTORY, detections(0)).detections == []
-
-
-def test_markers_delete_what_is_gone():
-    colors = np.array([[255, 0, 0]], np.uint8)
-    markers = encode_markers(FACTORY, detections(1), colors, previous_count=3).markers
-    assert [(m.id, m.action) for m in markers] == [(0, 0), (1, 2), (2, 2)]
-    assert markers[0].color.r == 1.0
 
 
 def test_label_info_names_the_unlabeled():

@@ -15,16 +15,15 @@ import pytest
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 
 from mm_perception.bags.reader import BagReader
+from mm_perception.codec.detections import MarkerWriter, encode_detections, encode_velocities
 from mm_perception.codec.encode import (
     encode_camera_info,
     encode_compressed,
-    encode_detections,
     encode_diagnostics,
     encode_events_evt3,
     encode_events_mono,
     encode_image,
     encode_label_info,
-    encode_markers,
     encode_point_cloud,
     encode_transforms,
 )
@@ -259,7 +258,9 @@ ENCODERS = {
     "mono": lambda f: encode_events_mono(f, EVENTS, 7),
     "label_info": lambda f: encode_label_info(f, ["a", "b"], STAMPS[0], "cam"),
     "detections": lambda f: encode_detections(f, BOXES),
-    "markers": lambda f: encode_markers(f, BOXES, np.array([[0, 255, 0]], np.uint8), previous_count=6),
+    "detections_with_covariance": lambda f: encode_detections(f, BOXES, [*"abcd"], {"car": (0.3, 0.1)}),
+    "velocities": lambda f: encode_velocities(f, BOXES),
+    "markers": lambda f: MarkerWriter(np.array([[0, 255, 0]], np.uint8)).encode(f, BOXES),
     "diagnostics": lambda f: encode_diagnostics(f, STAMPS[0], [("n", 2, "m", {"k": "v"})], "rig"),
 }
 
