@@ -11,9 +11,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.bags.writer import BagWriter
+from mm_perception.codec.detections import encode_detections, encode_velocities
 from mm_perception.codec.encode import encode_image, encode_label_info
+from mm_perception.core.errors import ConfigError
 from mm_perception.core.settings import FusionSettings
-from mm_perception.core.types import ImageFrame
+from mm_perception.core.types import Detections3D, ImageFrame, SegmentationMap
+from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.metrics.detection import DetectionScores
+from mm_perception.metrics.nuscenes_format import write_submission
+from mm_perception.pipeline.box_overlay import detection_colors
+from mm_perception.pipeline.detection import DetectionOutcome
+from mm_perception.pipeline.detection_overlay import draw_mosaic
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.overlay import class_colors, draw_overlay
 from mm_perception.pipeline.perception import Perception, PerceptionResult, build_perception
@@ -25,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("bag", type=Path, help="an .mcap or .db3 file, or a rosbag2 folder")
     parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
-    parser.add_argument("--model", default=FusionSettings().model, help="model card")
+    parser.add_argument("--model", default=FusionSettings().model, help="segmentation: model card; '' for none")
+    parser.add_argument("--detector", default=FusionSettings().detector, help="3D detection: model card")
+    parser.add_argument("--output-frame", default="", help="frame of the boxes (default: the LiDAR's)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine; 0: all cores")
     parser.add_argument("--x-sensor", default="", help="sensor for the X input")
@@ -33,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder for report and overlay pictures")
     parser.add_argument("--pictures", type=int, default=12, help="how many overlays at most")
     parser.add_argument("--save-bag", type=Path, metavar="OUT.mcap", help="write the results as a bag")
+    parser.add_argument(
+        "--submission", type=Path, metavar="OUT.json",
+        help="write the boxes, in the rig's fixed frame, as a nuScenes submission; samples are named by their stamps",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,14 +55,18 @@ def run(args: argparse.Namespace) -> int:
     settings = FusionSettings(
         rig=args.rig,
         model=args.model,
+        detector=args.detector,
+        output_frame=args.output_frame,
         engine=args.engine,
         threads=args.threads,
         x_sensor=args.x_sensor,
         max_wait_ms=args.max_wait_ms,
     )
     perception = build_perception(settings, on_progress=console.print)
-    if not perception.card.trained:
+    if not all(card.trained for card in perception.cards):
         console.print(f"[bold yellow]{UNTRAINED}")
+    if args.submission and (perception.detection is None or not perception.rig.fixed_frame):
+        raise ConfigError("--submission needs a --detector, and a rig with a fixed_frame")
     sink = _Sink(args, perception)
     try:
         with Progress(console=console, transient=True) as progress:
@@ -59,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
                 on_result=sink.take,
                 on_problem=lambda where, error: console.print(f"[yellow]{where}: {error}", highlight=False),
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+                on_truth=sink.take_truth,
+                on_pose=sink.take_pose if args.submission else None,
             )
     except BaseException:
         sink.discard()
@@ -72,37 +92,67 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Sink:
-    """Where results go: pictures and a bag."""
+    """Where results go: pictures, a bag, a submission."""
 
     def __init__(self, args: argparse.Namespace, perception: Perception) -> None:
         self.pictures: list[Path] = []
-        self._args = args
-        card = perception.card
-        self._colors = class_colors(len(card.classes), card.palette)
-        self._classes = card.classes
+        self._args, self._perception = args, perception
         self._bag = BagWriter(args.save_bag, overwrite=True) if args.save_bag else None
         self._labelled = False
+        self._truth: Detections3D | None = None
+        self._samples: dict[str, tuple[Detections3D, RigidTransform]] = {}
+
+    def take_truth(self, truth: Detections3D) -> None:
+        self._truth = truth
+
+    def take_pose(self, found: Detections3D, fixed_from_found: RigidTransform) -> None:
+        self._samples[str(found.stamp_ns)] = found, fixed_from_found
 
     def take(self, observation: Observation, result: PerceptionResult) -> None:
         reference = observation.bundle.measurements[observation.bundle.reference]
         assert isinstance(reference, ImageFrame)
-        segmentation = result.segmentation
-        if self._args.out and len(self.pictures) < self._args.pictures:
+        draws = bool(self._args.out) and len(self.pictures) < self._args.pictures
+        if result.segmentation is not None:
+            self._take_segmentation(reference, result.segmentation, draws)
+        if result.detection is not None:
+            self._take_detection(result.detection, draws)
+        self._truth = None
+
+    def _take_segmentation(self, reference: ImageFrame, segmentation: SegmentationMap, draws: bool) -> None:
+        assert self._perception.segmentation is not None
+        card = self._perception.segmentation.card
+        if draws:
             path = self._args.out / "overlays" / f"{segmentation.stamp_ns}.png"
-            write_png(path, draw_overlay(reference.image, segmentation, self._colors))
+            colors = class_colors(len(card.classes), card.palette)
+            write_png(path, draw_overlay(reference.image, segmentation, colors))
             self.pictures.append(path)
         if self._bag is not None:
             stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
             if not self._labelled:
-                info = encode_label_info(self._bag.factory, self._classes, stamp_ns, frame_id)
+                info = encode_label_info(self._bag.factory, card.classes, stamp_ns, frame_id)
                 self._bag.write("/fusion_node/output/label_info", info, stamp_ns, latched=True)
                 self._labelled = True
             message = encode_image(self._bag.factory, segmentation.class_ids, "mono8", stamp_ns, frame_id)
             self._bag.write("/fusion_node/output/segmentation", message, stamp_ns)
 
+    def _take_detection(self, outcome: DetectionOutcome, draws: bool) -> None:
+        assert self._perception.detection is not None
+        card, taps, found = self._perception.detection.card, self._perception.detection.taps, outcome.detections
+        if draws:
+            path = self._args.out / "detections" / f"{found.stamp_ns}.png"
+            colors = detection_colors(card.classes)
+            write_png(path, draw_mosaic(outcome, taps.cameras, colors, card.sizes.reach_m, self._truth))
+            self.pictures.append(path)
+        if self._bag is not None:
+            boxes, velocities = encode_detections(self._bag.factory, found), encode_velocities(self._bag.factory, found)
+            self._bag.write("/fusion_node/output/detections", boxes, found.stamp_ns)
+            self._bag.write("/fusion_node/output/detection_velocities", velocities, found.stamp_ns)
+
     def close(self) -> None:
         if self._bag is not None:
             self._bag.close()
+        if self._args.submission:
+            write_submission(self._args.submission, self._samples)
 
     def discard(self) -> None:
         if self._bag is not None:
@@ -113,30 +163,42 @@ def _facts(args: argparse.Namespace, perception: Perception, report: ReplayRepor
     facts: dict[str, Any] = {
         "bag": args.bag.name,
         "rig": perception.rig.name,
-        "model": perception.card.name,
-        "engine": perception.segmentation.engine.name,
-        "trained": report.trained,
+        "engine": perception.engine_name,
+        "models": [card.name for card in perception.cards],
+        "trained": all(card.trained for card in perception.cards),
         "frames": report.frames,
         "bundles": report.bundles,
         "segmented": report.segmented,
+        "detected": report.detected,
         "dropped": dict(report.dropped),
         "latency_ms": {s: {"count": n, "median": m, "p95": p} for s, n, m, p in latency_rows(report.latency)},
     }
     if report.scores is not None:
         facts["scored"] = report.scored
         facts["segmentation"] = scores_mapping(report.scores, report.classes)
+    if report.degraded:
+        facts["degraded"] = dict(report.degraded)
+    if report.detection_scores is not None:
+        scores = report.detection_scores
+        facts["detection_scored"] = report.detection_scored
+        facts["detection"] = {"mAP": scores.mean_ap, "NDS": scores.nds, "AP": scores.mean_dist_aps}
     return facts
 
 
 def _print_report(console: Console, report: ReplayReport) -> None:
     console.print(
         f"frames {report.frames}   bundles {report.bundles}   segmented {report.segmented}   scored {report.scored}"
+        f"   detected {report.detected}   scored {report.detection_scored}"
     )
+    for what, count in sorted(report.degraded.items()):
+        console.print(f"degraded {count:5d}  {what}", highlight=False)
     for reason, count in sorted(report.dropped.items()):
         console.print(f"dropped {count:6d}  {reason}", highlight=False)
     console.print(latency_table(report))
     if report.scores is not None:
         console.print(_scores_table(report))
+    if report.detection_scores is not None:
+        console.print(_detection_table(report.detection_scores, report))
 
 
 def latency_table(report: ReplayReport) -> Table:
@@ -153,4 +215,18 @@ def _scores_table(report: ReplayReport) -> Table:
     for name, iou, accuracy in zip(report.classes, report.scores.iou, report.scores.accuracy, strict=True):
         table.add_row(name, f"{iou:.4f}", f"{accuracy:.4f}")
     table.add_row("mean", f"{report.scores.miou:.4f}", f"{report.scores.pixel_accuracy:.4f} of all pixels")
+    return table
+
+
+def _detection_table(scores: DetectionScores, report: ReplayReport) -> Table:
+    note = "" if report.detector_trained else " (untrained weights)"
+    table = Table(
+        "class", "AP", "ATE [m]", "ASE", "AOE [rad]", "AVE [m/s]",
+        title=f"nuScenes detection metric on {report.detection_scored} frames{note}",
+    )  # fmt: skip
+    kinds = ("trans_err", "scale_err", "orient_err", "vel_err")
+    for name, ap in scores.mean_dist_aps.items():
+        table.add_row(name, f"{ap:.4f}", *(f"{scores.label_errors[name][kind]:.3f}" for kind in kinds))
+    table.add_row("mean", f"{scores.mean_ap:.4f}", *(f"{scores.errors[kind]:.3f}" for kind in kinds))
+    table.add_row("NDS", f"{scores.nds:.4f}")
     return table

@@ -58,6 +58,19 @@ def decode_point_cloud(msg: Any, intensity_max: float = 255.0) -> PointCloud:
     )
 
 
+def decode_columns(msg: Any, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Fields of a cloud whose points are rows of a table, by name.
+
+    Raises:
+        DataError: a field is missing, or as `decode_point_cloud`.
+    """
+    points = _structured(msg)
+    missing = [name for name in names if name not in (points.dtype.names or ())]
+    if missing:
+        raise DataError(f"table without field {', '.join(missing)} (fields: {', '.join(points.dtype.names or ())})")
+    return {name: points[name] for name in names}
+
+
 def _structured(msg: Any) -> NDArray[Any]:
     """All points as one structured array (a view of the message where rows are not padded)."""
     height, width = int(msg.height), int(msg.width)

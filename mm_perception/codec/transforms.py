@@ -1,4 +1,4 @@
-"""tf2_msgs/TFMessage to rigid transforms."""
+"""tf2_msgs/TFMessage and nav_msgs/Odometry to rigid transforms."""
 
 from __future__ import annotations
 
@@ -37,10 +37,19 @@ def decode_transform(msg: Any) -> tuple[RigidTransform, int]:
     Raises:
         CalibrationError: empty or equal frame names, zero quaternion, values that are not finite.
     """
+    return _stamped(msg, msg.transform.rotation, msg.transform.translation)
+
+
+def decode_odometry(msg: Any) -> tuple[RigidTransform, int]:
+    """nav_msgs/Odometry to its pose (header frame <- child frame) and its stamp [ns]. Raises as `decode_transform`."""
+    pose = msg.pose.pose
+    return _stamped(msg, pose.orientation, pose.position)
+
+
+def _stamped(msg: Any, q: Any, t: Any) -> tuple[RigidTransform, int]:
     parent, child = str(msg.header.frame_id).lstrip("/"), str(msg.child_frame_id).lstrip("/")
     if not parent or not child or parent == child:
         raise CalibrationError(f"transform between {parent!r} and {child!r} makes no sense")
-    q, t = msg.transform.rotation, msg.transform.translation
     stamp_ns = int(msg.header.stamp.sec) * NANOSECONDS + int(msg.header.stamp.nanosec)
     transform = RigidTransform.from_quaternion(
         parent, child, np.array([q.x, q.y, q.z, q.w], np.float64), np.array([t.x, t.y, t.z], np.float64)

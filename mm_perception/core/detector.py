@@ -73,6 +73,11 @@ class DetectorVariant:
         return round((y1 - y0) / self.pillar_m), round((x1 - x0) / self.pillar_m)
 
     @property
+    def reach_m(self) -> float:
+        """From the middle to the farthest edge of the ground."""
+        return max(abs(value) for value in (*self.range_m[:2], *self.range_m[3:5]))
+
+    @property
     def plane(self) -> Plane:
         x0, y0, _, x1, y1, _ = self.range_m
         return Plane((x0, y0), ((x1 - x0) / self.bev_cells[1], (y1 - y0) / self.bev_cells[0]))

@@ -89,7 +89,12 @@ class RigConfig:
     name: str = setting("rig", "how reports call the rig")
     max_wait_ms: float = setting(100.0, "how long a bundle may wait for late sensors", minimum=0.0, maximum=60_000.0)
     fixed_frame: str = setting("", "frame for motion compensation between stamps (odom, map); empty: extrinsics only")
+    odometry: str = setting("", "topic of nav_msgs/Odometry, where the motion in fixed_frame is not on /tf")
+    detector_lidar: str = setting("", "LiDAR of the detector; empty: the first")
+    detector_cameras: tuple[str, ...] = setting((), "cameras of the detector; empty: all of kind rgb")
     labels: str = setting("", "topic of true class ids (mono8 images at the reference's stamps); for replay")
+    objects: str = setting("", "topic of true boxes (vision_msgs/Detection3DArray); for replay")
+    object_states: str = setting("", "topic of their velocities and LiDAR counts (PointCloud2, see rosbags/README.md)")
 
     def __post_init__(self) -> None:
         names = [sensor.name for sensor in self.sensors]
@@ -101,6 +106,11 @@ class RigConfig:
             raise ConfigError(f"reference: {self.reference!r} is no sensor (sensors: {', '.join(names)})")
         if reference.kind != "rgb":
             raise ConfigError(f"reference: {self.reference!r} must be of kind rgb, it is {reference.kind}")
+        for name in (*self.detector_cameras, *filter(None, [self.detector_lidar])):
+            wanted = "lidar" if name == self.detector_lidar else "rgb"
+            kinds = [sensor.kind for sensor in self.sensors if sensor.name == name]
+            if kinds != [wanted] or self.detector_cameras.count(name) > 1:
+                raise ConfigError(f"detector sensors: expected distinct names of kind {wanted}, got {name!r}")
         topics = [sensor.input_topic for sensor in self.sensors]
         double = sorted({topic for topic in topics if topics.count(topic) > 1})
         if double:

@@ -13,12 +13,16 @@ class FusionSettings:
     """Settings that are no property of the vehicle (see `core.rig`) nor of the weights (see model cards)."""
 
     rig: str = setting("demo", "sensors: name of a file in config/rigs, or a path")
-    model: str = setting("cmx-tiny-rgb-thermal", "model card: name in config/models, or a path")
+    model: str = setting(
+        "cmx-tiny-rgb-thermal", "segmentation: model card, a name in config/models or a path; empty: none"
+    )
+    detector: str = setting("", "3D detection: model card, a name in config/models or a path; empty: none")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = setting(
         "auto", "inference engine; auto: the fastest that is installed"
     )
     threads: int = setting(0, "CPU threads of the engine; 0: all cores", minimum=0, maximum=256)
     x_sensor: str = setting("", "sensor for the X input; empty: the rig's first of the model's modality")
+    output_frame: str = setting("", "frame of the boxes, by TF at the bundle's stamp; empty: the LiDAR's")
     sync_policy: Literal["nearest", "message_filters"] = setting(
         "nearest", "nearest: this package's synchronizer; message_filters: ROS's ApproximateTimeSynchronizer"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ class DetectorCard(WeightsCard):
     provenance: str = setting("", "where the weights come from, and their licence")
     published: dict[str, float] | None = setting(None, "published figures by name")
     measured: dict[str, float] | None = setting(None, "figures measured on validation frames")
+    position_deviation_m: dict[str, float] | None = setting(
+        None, "by class: standard deviation of a found middle along each axis of the ground [m]", minimum=0.0
+    )
+    yaw_deviation_rad: dict[str, float] | None = setting(
+        None, "by class: standard deviation of the heading [rad]", minimum=0.0
+    )
 
     def __post_init__(self) -> None:
         problems = [*identity_problems(self.name, self.classes), *weights_problems(self)]
@@ -63,6 +70,8 @@ class DetectorCard(WeightsCard):
             problems.append(f"variant: expected one of {', '.join(VARIANTS)}, got {self.variant!r}")
         if not all(value > 0.0 for value in self.image_std):
             problems.append(f"image_std: expected values > 0, got {self.image_std}")
+        for field in ("position_deviation_m", "yaw_deviation_rad"):
+            problems += _deviation_problems(field, getattr(self, field) or {}, self.classes)
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -84,6 +93,15 @@ class DetectorCard(WeightsCard):
             for name, shape in output_shapes(self.sizes, len(self.classes)).items()
         )
         return inputs, outputs
+
+
+def _deviation_problems(field: str, values: Mapping[str, float], classes: tuple[str, ...]) -> list[str]:
+    """What is wrong with deviations by class; a class may be missing."""
+    strange = [name for name in values if name not in classes]
+    infinite = [name for name, value in values.items() if not math.isfinite(value)]
+    return [f"{field}: {name} is no class of this card" for name in strange] + [
+        f"{field}: expected a finite number, got {values[name]} for {name}" for name in infinite
+    ]
 
 
 def find_detector_card(name_or_path: str | Path) -> DetectorCard:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.types import Detections3D
+from mm_perception.geometry.transforms import RigidTransform
 
 
 def box_corners(
@@ -28,6 +31,16 @@ def box_corners(
 def wrapped_rad(angle: NDArray[np.floating] | float) -> NDArray[np.float64]:
     """The same directions in [-pi, pi)."""
     return np.asarray((angle + np.pi) % (2 * np.pi) - np.pi, np.float64)
+
+
+def transformed_boxes(boxes: Detections3D, transform: RigidTransform) -> Detections3D:
+    """The same boxes in `transform.dst`: upright still, as they would look from above after a slight roll or pitch."""
+    rotation = transform.rotation[:2, :2]
+    heading = np.stack([np.cos(boxes.yaw_rad), np.sin(boxes.yaw_rad)], axis=-1) @ rotation.T
+    return replace(
+        boxes, centers=transform.apply(boxes.centers), yaw_rad=np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
+        velocity=(boxes.velocity @ rotation.T).astype(np.float32), frame_id=transform.dst,
+    )  # fmt: skip
 
 
 def count_points_inside(xyz: NDArray[np.floating], boxes: Detections3D) -> NDArray[np.int64]:

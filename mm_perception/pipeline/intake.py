@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.decoders import make_decoder
-from mm_perception.codec.transforms import feed_transforms
+from mm_perception.codec.transforms import decode_odometry, feed_transforms
 from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.rig import RigConfig, SensorConfig
-from mm_perception.core.types import EventPacket, Measurement, SensorBundle
+from mm_perception.core.types import EventPacket, Measurement, PointCloud, SensorBundle
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
 from mm_perception.metrics.latency import LatencyLog
+from mm_perception.pipeline.lidar_view import DetectorTaps, LidarTap, LidarView
 from mm_perception.sensing.events import concatenate
 from mm_perception.sync.synchronizer import MatchedSet, Stream, Synchronizer, SyncStats
 
@@ -33,7 +34,7 @@ class InputTopic:
     """A topic that the intake wants.
 
     Attributes:
-        role: sensor, camera_info, tf or tf_static.
+        role: sensor, camera_info, odometry, tf or tf_static.
         sensor: name of the sensor, empty for transforms.
     """
 
@@ -72,10 +73,20 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """One instant as the vehicle sees it: the measurements, and how they lie in space."""
+    """One instant as the vehicle sees it: the measurements, and how they lie in space.
+
+    Attributes:
+        lidar_view: for a detector; None if there is none, or no LiDAR turn has come.
+    """
 
     bundle: SensorBundle
     calibration: Calibration
+    lidar_view: LidarView | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all transforms were known."""
+        return not self.calibration.problems and (self.lidar_view is None or not self.lidar_view.problems)
 
 
 class MeasurementSynchronizer(Protocol):
@@ -107,10 +118,12 @@ class Intake:
         rig: RigConfig,
         on_problem: Callable[[str, Exception], None] | None = None,
         synchronizer: MeasurementSynchronizer | None = None,
+        taps: DetectorTaps | None = None,
     ) -> None:
         """Args:
         on_problem: is told the topic and the error of each message that was dropped.
         synchronizer: another policy than `make_synchronizer`'s.
+        taps: what a detector needs beside the bundles.
         """
         self.rig = rig
         self.rejected: Counter[tuple[str, str]] = Counter()
@@ -123,6 +136,9 @@ class Intake:
         self._jumps_seen = 0
         self._held: deque[tuple[MatchedSet[Measurement], int]] = deque()
         self._synchronizer = synchronizer or make_synchronizer(rig)
+        self._tap = LidarTap(rig, taps) if taps else None
+        awaits_transforms = bool(rig.fixed_frame) or bool(taps and taps.output_frame)
+        self._transform_wait_ns = round(rig.max_wait_ms * _MS) if awaits_transforms else 0
         self.inputs = _inputs(rig)
         self._routes: dict[str, list[InputTopic]] = {}
         for route in self.inputs:
@@ -155,17 +171,31 @@ class Intake:
         """Everything that waits, at the end of a recording."""
         return self._observe_all(self._synchronizer.flush(), None)
 
+    def transform(self, dst: str, dst_stamp_ns: int, src: str, src_stamp_ns: int) -> RigidTransform:
+        """`dst` at one instant from `src` at another, as far as it is known by now; for truth and submissions.
+
+        Raises:
+            CalibrationError: it is not known.
+        """
+        if self.rig.fixed_frame:
+            return self._tree.lookup_between(dst, dst_stamp_ns, src, src_stamp_ns, self.rig.fixed_frame)
+        return self._tree.lookup(dst, src, src_stamp_ns)
+
     def _take(self, route: InputTopic, msg: Any, now_ns: int) -> list[Observation]:
         if route.role == "sensor":
             start = time.perf_counter()
             measurement = self._decoders[route.sensor](msg)
             self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
             self.newest_ns[route.sensor] = measurement.stamp_ns
+            if self._tap and route.sensor == self._tap.taps.lidar and isinstance(measurement, PointCloud):
+                self._tap.add(measurement)
             matched = self._synchronizer.push(route.sensor, measurement.stamp_ns, measurement, now_ns)
             self._follow_time_jumps(measurement.stamp_ns)
             return self._observe_all(matched, now_ns)
         if route.role == "camera_info":
             self._cameras[route.sensor] = decode_camera_info(msg)
+        elif route.role == "odometry":
+            self._tree.add(*decode_odometry(msg))
         else:
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
                 self.reject(route.topic, error)
@@ -187,10 +217,9 @@ class Intake:
         With a fixed frame, a set waits for the transforms of its stamps: they come from odometry, later than the
         sensors' own messages. It goes as it is after the rig's waiting time, or at once if `now_ns` is None.
         """
-        wait_ns = round(self.rig.max_wait_ms * _MS) if self.rig.fixed_frame else 0
         for one in matched:
             self.latency.add({"sync_wait": one.waited_ns * 1e-6})
-            self._held.append((one, (now_ns or 0) + wait_ns))
+            self._held.append((one, (now_ns or 0) + self._transform_wait_ns))
         observations = []
         while self._held:
             one, give_up_ns = self._held[0]
@@ -199,7 +228,7 @@ class Intake:
             except Exception as error:  # as in `receive`
                 self.reject("bundle", error)
             else:
-                if observation.calibration.problems and now_ns is not None and now_ns < give_up_ns:
+                if not observation.is_complete and now_ns is not None and now_ns < give_up_ns:
                     break
                 observations.append(observation)
             self._held.popleft()
@@ -211,7 +240,8 @@ class Intake:
             sensor = self.rig.sensor(name)
             measurements[name] = _join_events(sensor, items, matched.stamp_ns) if is_window(sensor) else items[0]
         bundle = SensorBundle(matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing)
-        return Observation(bundle, self._calibrate(bundle))
+        view = self._tap.view(bundle, self._tree) if self._tap else None
+        return Observation(bundle, self._calibrate(bundle), view)
 
     def _calibrate(self, bundle: SensorBundle) -> Calibration:
         reference = bundle.measurements[bundle.reference]
@@ -273,6 +303,8 @@ def _inputs(rig: RigConfig) -> tuple[InputTopic, ...]:
         if sensor.camera_info:
             info_type = "sensor_msgs/msg/CameraInfo"
             topics.append(InputTopic(sensor.camera_info, info_type, "camera_info", sensor.name))
+    if rig.odometry:
+        topics.append(InputTopic(rig.odometry, "nav_msgs/msg/Odometry", "odometry"))
     topics.append(InputTopic(TF_STATIC_TOPIC, "tf2_msgs/msg/TFMessage", "tf_static"))
     topics.append(InputTopic(TF_TOPIC, "tf2_msgs/msg/TFMessage", "tf"))
     return tuple(topics)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mm_perception.bags.reader import BagMessage, BagReader
-from mm_perception.codec.image import decode_labels
 from mm_perception.core.errors import BagError, DataError, MmPerceptionError
-from mm_perception.core.types import LabelImage
+from mm_perception.core.types import Detections3D
+from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.metrics.detection import DetectionScores
 from mm_perception.metrics.latency import LatencyLog, LatencySummary
-from mm_perception.metrics.segmentation import ConfusionMatrix, SegmentationScores
+from mm_perception.metrics.segmentation import SegmentationScores
 from mm_perception.pipeline.intake import TF_STATIC_TOPIC, Intake, Observation
 from mm_perception.pipeline.perception import Perception, PerceptionResult
-
-_KEPT_FOR_LABELS = 32
+from mm_perception.replay.truth import DetectionTruth, SegmentationTruth
 
 OnResult = Callable[[Observation, PerceptionResult], None]
 OnProblem = Callable[[str, Exception], None]
@@ -29,23 +29,32 @@ class ReplayReport:
     Attributes:
         frames: messages of the reference sensor.
         bundles: observations that the intake gave.
-        segmented: results.
+        segmented, detected: results.
         dropped: what was lost, by "where: reason".
         latency: per stage; decoding included, reading the bag not.
+        classes: of the segmentation.
         scores: None where no label image met a result.
         scored: label images that met a result.
-        trained: whether the weights are.
+        detection_scores: None where no true box met a result.
+        detection_scored: frames of true boxes that met a result.
+        degraded: frames in which the detector lacked something, by what it was.
+        trained, detector_trained: whether the weights are; True where there are none.
     """
 
     frames: int = 0
     bundles: int = 0
     segmented: int = 0
+    detected: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     latency: dict[str, LatencySummary] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     scores: SegmentationScores | None = None
     scored: int = 0
+    detection_scores: DetectionScores | None = None
+    detection_scored: int = 0
+    degraded: Counter[str] = field(default_factory=Counter)
     trained: bool = True
+    detector_trained: bool = True
 
 
 def observations(bag: BagReader, intake: Intake) -> Iterator[Observation]:
@@ -103,6 +112,8 @@ def replay_bag(
     on_result: OnResult | None = None,
     on_problem: OnProblem | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_truth: Callable[[Detections3D], None] | None = None,
+    on_pose: Callable[[Detections3D, RigidTransform], None] | None = None,
 ) -> ReplayReport:
     """Runs every observation of the bag through the pipeline.
 
@@ -110,16 +121,28 @@ def replay_bag(
         on_result: is given each observation with its result, in order.
         on_problem: is told of everything that was dropped.
         on_progress: is told the frames done and the frames in the bag.
+        on_truth: is given the true boxes, in the frame of the found ones, before `on_result` is given those.
+        on_pose: is given boxes and the transform that takes them to the rig's fixed frame.
 
     Raises:
         BagError: the bag cannot be read or lacks the reference topic.
     """
-    report = ReplayReport(classes=perception.card.classes, trained=perception.card.trained)
-    intake = Intake(perception.rig, on_problem)
+    report = ReplayReport()
+    if perception.segmentation is not None:
+        report.classes, report.trained = perception.segmentation.card.classes, perception.segmentation.card.trained
+    if perception.detection is not None:
+        report.detector_trained = perception.detection.card.trained
+    rig = perception.rig
+    intake = Intake(rig, on_problem, taps=perception.taps)
     latency = LatencyLog()
+
+    def to_truth(found: Detections3D, frame: str, stamp_ns: int) -> RigidTransform:
+        return intake.transform(frame, stamp_ns, found.frame_id, found.stamp_ns)
+
     with BagReader(path) as bag:
-        reference_topic = perception.rig.sensor(perception.rig.reference).input_topic
-        truth = _TruthMatcher(bag, perception.rig.labels, len(perception.card.classes))
+        reference_topic = rig.sensor(rig.reference).input_topic
+        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)))
+        objects = DetectionTruth(bag, rig.objects, rig.object_states)
         total = bag.count(reference_topic)
         for observation in observations(bag, intake):
             report.bundles += 1
@@ -130,65 +153,40 @@ def replay_bag(
                 if on_problem is not None:
                     on_problem("bundle", error)
                 continue
-            report.segmented += 1
             latency.add(result.stage_ms)
-            truth.compare(result)
+            for task, failure in result.failures.items():
+                report.dropped[f"{task}: {type(failure).__name__}"] += 1
+                if on_problem is not None:
+                    on_problem(task, failure)
+            if result.segmentation is not None:
+                report.segmented += 1
+                labels.compare(result.segmentation)
+            if result.detection is not None:
+                report.detected += 1
+                report.degraded.update(result.detection.degraded)
+                if on_pose is not None:
+                    found = result.detection.detections
+                    on_pose(found, to_truth(found, rig.fixed_frame, found.stamp_ns))
+                truth = objects.compare(result.detection.detections, to_truth)
+                if truth is not None and on_truth is not None:
+                    on_truth(truth)
             if on_result is not None:
                 on_result(observation, result)
             if on_progress is not None:
-                on_progress(report.segmented, total)
-    return _finish(report, intake, latency, truth)
+                on_progress(max(report.segmented, report.detected), total)
+        report.dropped.update(labels.dropped + objects.dropped)
+        report.scored = labels.scored
+        report.scores = labels.confusion.scores() if labels.scored else None
+        report.detection_scored, report.detection_scores = objects.scored, objects.scores()
+    return _finish(report, intake, latency)
 
 
-def _finish(report: ReplayReport, intake: Intake, latency: LatencyLog, truth: _TruthMatcher) -> ReplayReport:
+def _finish(report: ReplayReport, intake: Intake, latency: LatencyLog) -> ReplayReport:
     stats = intake.sync_stats
     report.frames = stats.received[intake.rig.reference]
     for (sensor, reason), count in stats.dropped.items():
         report.dropped[f"{sensor}: {reason}"] += count
     for (topic, kind), count in intake.rejected.items():
         report.dropped[f"{topic}: {kind}"] += count
-    report.dropped.update(truth.dropped)
     report.latency = {**intake.latency.summary(), **latency.summary()}
-    report.scored = truth.scored
-    report.scores = truth.confusion.scores() if truth.scored else None
     return report
-
-
-class _TruthMatcher:
-    """Compares results with the label images of the same stamp; labels are read alongside, a few at a time."""
-
-    def __init__(self, bag: BagReader, topic: str, num_classes: int) -> None:
-        self.confusion = ConfusionMatrix(num_classes)
-        self.scored = 0
-        self.dropped: Counter[str] = Counter()
-        self._bag, self._topic = bag, topic
-        self._labels: dict[int, LabelImage] = {}
-        self._stream = bag.messages({topic}) if topic in bag.topics else iter(())
-
-    def compare(self, result: PerceptionResult) -> None:
-        segmentation = result.segmentation
-        label = self._find(segmentation.stamp_ns)
-        if label is None:
-            return
-        try:
-            self.confusion.add(label.class_ids, segmentation.class_ids)
-        except DataError as error:
-            self.dropped[f"{self._topic}: {type(error).__name__}: {error}"] += 1
-            return
-        self.scored += 1
-
-    def _find(self, stamp_ns: int) -> LabelImage | None:
-        while stamp_ns not in self._labels and len(self._labels) < _KEPT_FOR_LABELS:
-            message = next(self._stream, None)
-            if message is None:
-                return None
-            try:
-                label = decode_labels(self._bag.decode(message))
-            except DataError as error:
-                self.dropped[f"{self._topic}: {type(error).__name__}"] += 1
-                continue
-            if label.stamp_ns >= stamp_ns:
-                self._labels[label.stamp_ns] = label
-        for old in [stamp for stamp in self._labels if stamp < stamp_ns]:
-            del self._labels[old]
-        return self._labels.pop(stamp_ns, None)

@@ -67,25 +67,36 @@ class SensorWatch:
 
 
 def pipeline_status(
-    title: str, perception: Perception, counts: Mapping[str, int], latency: Mapping[str, LatencySummary]
+    title: str,
+    perception: Perception,
+    counts: Mapping[str, int],
+    latency: Mapping[str, LatencySummary],
+    degraded: Mapping[str, str],
 ) -> Status:
-    """The inference worker's state."""
-    segmentation = perception.segmentation
-    values = {
-        "model": perception.card.name,
-        "engine": segmentation.engine.name,
-        "x_sensor": segmentation.x_sensor,
-        "trained": str(perception.card.trained).lower(),
-        **{key: str(n) for key, n in sorted(counts.items())},
-    }
+    """The inference worker's state.
+
+    Args:
+        degraded: what the newest result lacked.
+    """
+    segmentation, detection = perception.segmentation, perception.detection
+    trained = all(card.trained for card in perception.cards)
+    values = {"engine": perception.engine_name, "trained": str(trained).lower()}
+    if segmentation is not None:
+        values |= {"model": segmentation.card.name, "x_sensor": segmentation.x_sensor}
+    if detection is not None:
+        values |= {"detector": detection.card.name}
+    values |= {key: str(n) for key, n in sorted(counts.items())}
     for stage, summary in latency.items():
         values[f"{stage}.median_ms"] = f"{summary.median_ms:.2f}"
         values[f"{stage}.p95_ms"] = f"{summary.p95_ms:.2f}"
     failed = Counter({k: n for k, n in counts.items() if k.endswith("Error")})
     if failed:
         return title, ERROR, "failed steps: " + ", ".join(f"{k} {n}" for k, n in failed.items()), values
-    if not perception.card.trained:
-        return title, WARN, "untrained weights: the labels mean nothing", values
+    if degraded:
+        return title, WARN, "degraded: " + "; ".join(f"{what}: {why}" for what, why in degraded.items()), values
+    if not trained:
+        names = ", ".join(card.name for card in perception.cards if not card.trained)
+        return title, WARN, f"untrained weights: what {names} gives means nothing", values
     return title, OK, "ok", values
 
 

@@ -1,4 +1,4 @@
-"""The live node: sensor topics in, segmentation out."""
+"""The live node: sensor topics in, segmentation and 3D boxes out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
-from mm_perception.codec.encode import encode_diagnostics, encode_image, encode_label_info
+from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
 from mm_perception.core.types import ImageFrame
 from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
-from mm_perception.pipeline.overlay import class_colors, draw_overlay
 from mm_perception.pipeline.perception import PerceptionResult, build_perception
 from mm_perception.ros.diagnostics import SensorWatch, pipeline_status
 from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
 from mm_perception.ros.messages import RclpyMessages, message_class
+from mm_perception.ros.outputs import DetectionOutputs, SegmentationOutputs
 from mm_perception.ros.params import declare_settings
 from mm_perception.ros.qos import input_qos, output_qos
 from mm_perception.ros.worker import InferenceWorker
@@ -34,8 +34,9 @@ class FusionNode(Node):
     """Decodes and matches in the executor's thread, infers in a worker, publishes what comes out.
 
     Outputs: `~/output/segmentation` (mono8 class ids with the reference image's header, frame and size),
-    `~/output/segmentation_overlay` (rgb8, only while somebody listens), `~/output/label_info` (latched),
-    `/diagnostics`.
+    `~/output/segmentation_overlay` (rgb8), `~/output/label_info` (latched); with a detector `~/output/detections`
+    (vision_msgs/Detection3DArray in the output frame, with the bundle's stamp), `~/output/detection_velocities`,
+    `~/output/detection_markers`, `~/output/detection_overlay` (rgb8); `/diagnostics`.
     """
 
     def __init__(self, **node_options: Any) -> None:
@@ -44,16 +45,16 @@ class FusionNode(Node):
         self.settings = declare_settings(self)
         log = self.get_logger()
         self.perception = build_perception(self.settings, on_progress=lambda text: log.info(text))
-        rig, card = self.perception.rig, self.perception.card
-        if not card.trained:
-            log.warning(f"model {card.name} is untrained: its labels mean nothing")
+        rig, cards = self.perception.rig, self.perception.cards
+        for card in cards:
+            if not card.trained:
+                log.warning(f"model {card.name} is untrained: what it gives means nothing")
         self._factory = RclpyMessages()
-        self._colors = class_colors(len(card.classes), card.palette)
         self._last_logged: dict[tuple[str, str], float] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
         filters = self.settings.sync_policy == "message_filters"
         synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
-        self.intake = Intake(rig, self._on_problem, synchronizer)
+        self.intake = Intake(rig, self._on_problem, synchronizer, self.perception.taps)
         self._subscriptions_by_sensor: dict[str, Subscription] = {}
         self._watch = SensorWatch(
             self.intake, lambda sensor: self._subscriptions_by_sensor[sensor].get_publisher_count()
@@ -64,19 +65,15 @@ class FusionNode(Node):
             self._subscribe(topic)
         self.create_timer(_POLL_PERIOD_S, self._poll)
         self.create_timer(self.settings.diagnostics_period_s, self.publish_diagnostics)
-        engine = self.perception.segmentation.engine.name
-        log.info(f"ready: rig {rig.name}, model {card.name}, engine {engine}")
+        names = ", ".join(card.name for card in cards)
+        log.info(f"ready: rig {rig.name}, model {names}, engine {self.perception.engine_name}")
 
     def _create_outputs(self) -> None:
-        image = message_class("sensor_msgs/msg/Image")
-        self._segmentation = self.create_publisher(image, "~/output/segmentation", output_qos())
-        self._overlay = self.create_publisher(image, "~/output/segmentation_overlay", output_qos())
-        label_info = message_class("vision_msgs/msg/LabelInfo")
-        self._label_info = self.create_publisher(label_info, "~/output/label_info", output_qos(latched=True))
+        segmentation, detection = self.perception.segmentation, self.perception.detection
+        self._segmentation = SegmentationOutputs(self, self._factory, segmentation.card) if segmentation else None
+        self._detection = DetectionOutputs(self, self._factory, detection.card, detection.taps) if detection else None
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
-        now_ns = self.get_clock().now().nanoseconds
-        self._label_info.publish(encode_label_info(self._factory, self.perception.card.classes, now_ns, ""))
 
     def _subscribe(self, topic: InputTopic) -> None:
         def receive(msg: Any) -> None:
@@ -104,15 +101,13 @@ class FusionNode(Node):
 
     def _publish(self, observation: Observation, result: PerceptionResult) -> None:
         """Called in the worker's thread."""
-        segmentation = result.segmentation
-        stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
-        self._segmentation.publish(encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id))
-        if self._overlay.get_subscription_count():
+        if self._segmentation is not None and result.segmentation is not None:
             reference = observation.bundle.measurements[observation.bundle.reference]
             assert isinstance(reference, ImageFrame)
             alpha = float(self.get_parameter("overlay_alpha").value)
-            picture = draw_overlay(reference.image, segmentation, self._colors, alpha)
-            self._overlay.publish(encode_image(self._factory, picture, "rgb8", stamp_ns, frame_id))
+            self._segmentation.publish(reference, result.segmentation, alpha)
+        if self._detection is not None and result.detection is not None:
+            self._detection.publish(result.detection)
 
     def publish_diagnostics(self) -> None:
         """Sends the state of every sensor and of the pipeline."""
@@ -123,10 +118,10 @@ class FusionNode(Node):
         for (where, kind), n in self.intake.rejected.items():
             if where == "bundle":
                 counts[f"dropped.{kind}"] = counts.get(f"dropped.{kind}", 0) + n
-        counts["segmentation.subscribers"] = self._segmentation.get_subscription_count()
-        counts["overlay.subscribers"] = self._overlay.get_subscription_count()
+        for outputs in (self._segmentation, self._detection):
+            counts |= outputs.subscribers() if outputs is not None else {}
         statuses = [
-            pipeline_status(f"{name}: pipeline", self.perception, counts, latency),
+            pipeline_status(f"{name}: pipeline", self.perception, counts, latency, self._worker.degraded()),
             *self._watch.statuses(name, now_ns, self.settings.stale_after_s),
         ]
         hardware_id = self.perception.rig.name

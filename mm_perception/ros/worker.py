@@ -38,6 +38,7 @@ class InferenceWorker:
         self._stopping = False
         self._counts: Counter[str] = Counter()
         self._latency = LatencyLog()
+        self._degraded: dict[str, str] = {}
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -52,9 +53,14 @@ class InferenceWorker:
             self._condition.notify()
 
     def snapshot(self) -> tuple[dict[str, int], dict[str, LatencySummary]]:
-        """Counts (bundles, published, dropped.<reason>) and latencies so far."""
+        """Counts (bundles, published, dropped.<reason>, <task>.failed.<reason>, degraded.<what>) and latencies."""
         with self._condition:
             return dict(self._counts), self._latency.summary()
+
+    def degraded(self) -> dict[str, str]:
+        """What the newest result lacked, by a short name, in words."""
+        with self._condition:
+            return dict(self._degraded)
 
     def stop(self, timeout_s: float = 30.0) -> bool:
         """Ends the thread after the step that it is in; returns whether it ended in time."""
@@ -87,6 +93,12 @@ class InferenceWorker:
                 self._counts[f"dropped.{type(error).__name__}"] += 1
             self._on_problem("bundle", error)
             return
+        degraded = result.detection.degraded if result.detection is not None else {}
+        for task, failure in result.failures.items():
+            self._on_problem(task, failure)
         with self._condition:
             self._counts["published"] += 1
+            self._counts.update(f"{task}.failed.{type(e).__name__}" for task, e in result.failures.items())
+            self._counts.update(f"degraded.{what}" for what in degraded)
+            self._degraded = degraded | {f"{task}.failed": str(e) for task, e in result.failures.items()}
             self._latency.add(clock.stage_ms | {"bundle_to_output": (time.perf_counter() - submitted_s) * 1e3})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mm_perception.core.errors import DataError
 from mm_perception.core.rig import load_rig
 from mm_perception.core.types import Detections3D
-from mm_perception.geometry.sweeps import OwnBody, SweepBuffer, still_sweep
+from mm_perception.geometry.sweeps import Turn, turns_table
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.conditions import ConditionName
@@ -120,7 +120,7 @@ def _turns(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     """The last turns as one table, and which object each return of the newest met."""
     world, ids = sensors.world, np.zeros(0, np.uint16)
-    buffer = SweepBuffer(SWEEPS)
+    turns: list[Turn] = []
     zero_ns = 1_000_000_000
     for k in reversed(range(SWEEPS)):
         end_s = time_s - k * SWEEP_NS * 1e-9
@@ -129,9 +129,9 @@ def _turns(
         scene = sensors.scene(end_s - SWEEP_NS * 0.5e-9)
         cloud, ids = sensors.sweep(lidar, [scene], start_ns, start_s, number * SWEEPS + k)
         first, last = (world.ego_pose(t) @ lidar.base_from_lidar for t in (start_s, end_s))
-        buffer.add(still_sweep(cloud, first, last, start_ns + SWEEP_NS, OwnBody()))
+        turns.append(Turn(cloud, first, last, start_ns + SWEEP_NS))
     reference = (world.ego_pose(time_s) @ lidar.base_from_lidar).inverse()
-    return buffer.table(reference, zero_ns + round(time_s * 1e9)), ids
+    return turns_table(turns, reference, zero_ns + round(time_s * 1e9)), ids
 
 
 def _projection(

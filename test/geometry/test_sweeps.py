@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from mm_perception.core.errors import ConfigError
 from mm_perception.core.types import PointCloud
-from mm_perception.geometry.sweeps import OwnBody, SweepBuffer, still_sweep, without_own_body
+from mm_perception.geometry.sweeps import OwnBody, Turn, turn_end_ns, turns_table, without_own_body
 from mm_perception.geometry.transforms import RigidTransform
 
 TURN_NS = 100_000_000
@@ -28,18 +26,15 @@ def turn(start_ns, with_times=True):
     return PointCloud(xyz, start_ns, "lidar", intensity, None, offset if with_times else None)
 
 
-def still(start_ns, with_times=True):
+def moving_turn(start_ns, with_times=True):
     end_ns = start_ns + TURN_NS
-    return still_sweep(turn(start_ns, with_times), pose(start_ns), pose(end_ns), end_ns, OwnBody())
+    return Turn(turn(start_ns, with_times), pose(start_ns), pose(end_ns), end_ns)
 
 
 def test_a_wall_seen_from_a_moving_vehicle_lies_at_one_place():
-    buffer = SweepBuffer(3)
-    for k in range(4):
-        buffer.add(still(k * TURN_NS))
     reference_ns = 4 * TURN_NS
-    table = buffer.table(pose(reference_ns).inverse(), reference_ns)
-    assert len(buffer) == 3 and table.shape == (150, 5)
+    table = turns_table([moving_turn(k * TURN_NS) for k in (1, 2, 3)], pose(reference_ns).inverse(), reference_ns)
+    assert table.shape == (150, 5)
     np.testing.assert_allclose(table[:, 0], 20.0 - 4.0, atol=1e-4)
     assert (table[:, 3] == 7.0).all()
     np.testing.assert_allclose(table[:50, 4], 0.1 - np.linspace(0, 0.1, 50), atol=1e-6)
@@ -48,10 +43,23 @@ def test_a_wall_seen_from_a_moving_vehicle_lies_at_one_place():
     )
 
 
+def test_an_origin_far_away_costs_no_precision():
+    far = RigidTransform("map", "odom", np.eye(3), np.array([4.5e5, 5.4e6, 30.0]))
+    one = moving_turn(0)
+    distant = Turn(one.cloud, far @ one.fixed_from_start, far @ one.fixed_from_end, one.end_ns)
+    near = turns_table([one], pose(TURN_NS).inverse(), TURN_NS)
+    np.testing.assert_allclose(turns_table([distant], (far @ pose(TURN_NS)).inverse(), TURN_NS), near, atol=1e-5)
+
+
 def test_clouds_without_times_are_taken_at_their_stamp():
-    sweep = still(0, with_times=False)
-    np.testing.assert_allclose(sweep.xyz, WALL, atol=1e-5)
-    assert (sweep.t_ns == 0).all()
+    table = turns_table([moving_turn(0, with_times=False)], pose(0).inverse(), 0)
+    np.testing.assert_allclose(table[:, :3], WALL, atol=1e-5)
+    assert (table[:, 4] == 0).all()
+
+
+def test_a_turn_ends_with_its_last_point():
+    assert turn_end_ns(turn(5)) == 5 + TURN_NS - 1
+    assert turn_end_ns(turn(5, with_times=False)) == 5
 
 
 def test_points_on_the_own_vehicle_are_taken_off():
@@ -60,22 +68,8 @@ def test_points_on_the_own_vehicle_are_taken_off():
     assert without_own_body(cloud, OwnBody(0, 0, 2.0)).tolist() == [False, True, False]
 
 
-def test_a_jump_back_in_time_forgets_and_old_turns_are_left_out():
-    buffer = SweepBuffer(5, longest_ns=150_000_000)
-    for k in range(3):
-        buffer.add(still(k * TURN_NS))
-    assert len(buffer.table(pose(0).inverse(), 3 * TURN_NS)) == 50
-    buffer.add(still(TURN_NS))
-    assert len(buffer) == 1
-
-
-def test_an_empty_buffer_and_a_useless_one():
-    assert SweepBuffer(1).table(pose(0), 0).shape == (0, 5)
-    with pytest.raises(ConfigError, match="at least 1"):
-        SweepBuffer(0)
-
-
-def test_an_empty_cloud_is_a_turn_without_points():
+def test_no_turn_and_an_empty_turn_have_no_points():
+    assert turns_table([], pose(0), 0).shape == (0, 5)
     empty = PointCloud(np.zeros((0, 3), np.float32), 5, "lidar", np.zeros(0, np.float32), None, np.zeros(0, np.int64))
-    sweep = still_sweep(empty, pose(0), pose(TURN_NS), TURN_NS, OwnBody())
-    assert len(sweep.xyz) == 0
+    assert turns_table([Turn(empty, pose(0), pose(TURN_NS), TURN_NS)], pose(0).inverse(), 0).shape == (0, 5)
+    assert turn_end_ns(empty) == 5

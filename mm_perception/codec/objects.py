@@ -1,0 +1,70 @@
+"""True objects of a bag: vision_msgs/Detection3DArray, and what that message has no field for.
+
+A PointCloud2 of the same stamp may stand beside it, one point per box in the same order, with the fields vx, vy [m/s]
+and lidar_points (see `sim.simulate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.point_cloud import decode_columns
+from mm_perception.core.errors import DataError
+from mm_perception.core.types import Detections3D
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrueObjects:
+    """Boxes of one instant.
+
+    Attributes:
+        boxes: scores are 1 where the message has none; velocities NaN where they are not known.
+        lidar_points: (N,) returns, -1 where nobody counted them.
+    """
+
+    boxes: Detections3D
+    lidar_points: NDArray[np.int64]
+
+
+def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
+    """Upright boxes: of an orientation only the heading is taken.
+
+    Args:
+        states: the PointCloud2 beside it.
+
+    Raises:
+        DataError: a box without a hypothesis, values that are not finite, or states of another number of objects.
+    """
+    names: list[str] = []
+    rows: list[tuple[float, ...]] = []
+    for i, item in enumerate(msg.detections):
+        if not item.results:
+            raise DataError(f"object {i}: has no hypothesis")
+        best = max((r.hypothesis for r in item.results), key=lambda h: h.score)
+        names.append(str(best.class_id))
+        p, q, s = item.bbox.center.position, item.bbox.center.orientation, item.bbox.size
+        yaw = float(np.arctan2(2 * (q.w * q.z + q.x * q.y), q.w**2 + q.x**2 - q.y**2 - q.z**2))
+        rows.append((p.x, p.y, p.z, s.x, s.y, s.z, yaw, float(best.score)))
+    table = np.array(rows, np.float32).reshape(-1, 8)
+    if not np.isfinite(table).all():
+        raise DataError("objects: a box has values that are not finite")
+    classes = tuple(sorted(set(names))) or ("object",)
+    velocity = np.full((len(names), 2), np.nan, np.float32)
+    points = np.full(len(names), -1, np.int64)
+    if states is not None:
+        columns = decode_columns(states, ("vx", "vy", "lidar_points"))
+        if len(columns["vx"]) != len(names):
+            raise DataError(f"objects: {len(names)} boxes, states of {len(columns['vx'])}")
+        velocity = np.column_stack([columns["vx"], columns["vy"]]).astype(np.float32)
+        points = columns["lidar_points"].astype(np.int64)
+    boxes = Detections3D(
+        table[:, :3].copy(), table[:, 3:6].copy(), table[:, 6].copy(), velocity, table[:, 7].copy(),
+        np.array([classes.index(name) for name in names], np.int32), classes, str(msg.header.frame_id),
+        decode_stamp(msg.header),
+    )  # fmt: skip
+    return TrueObjects(boxes, points)

@@ -1,0 +1,169 @@
+"""What a bag knows of the truth, beside what the pipeline found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mm_perception.bags.reader import BagReader
+from mm_perception.codec.image import decode_labels
+from mm_perception.codec.objects import TrueObjects, decode_objects
+from mm_perception.core.errors import DataError, MmPerceptionError
+from mm_perception.core.types import Detections3D, LabelImage, SegmentationMap
+from mm_perception.geometry.boxes import transformed_boxes
+from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes
+from mm_perception.metrics.nuscenes_format import scored_boxes
+from mm_perception.metrics.segmentation import ConfusionMatrix
+
+T = TypeVar("T", LabelImage, TrueObjects)
+_KEPT = 32
+OBJECTS_TOLERANCE_NS = 60_000_000
+"""Boxes may be stamped by another sensor than the bundle: on nuScenes by the LiDAR."""
+
+TruthFrame = Callable[[Detections3D, str, int], RigidTransform]
+"""From boxes, a frame and its instant [ns] to the transform that takes the boxes there."""
+
+
+class _Stream(Generic[T]):
+    """Truth of one topic, read alongside the results and a few messages at a time."""
+
+    def __init__(self, bag: BagReader, topic: str, tolerance_ns: int) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._bag, self._topic, self._tolerance_ns = bag, topic, tolerance_ns
+        self._waiting: dict[int, T] = {}
+        self._messages = bag.messages({topic}) if topic in bag.topics else iter(())
+
+    def decode(self, message: object) -> T:
+        raise NotImplementedError
+
+    def stamp_ns(self, item: T) -> int:
+        raise NotImplementedError
+
+    def drop(self, error: Exception) -> None:
+        """Counts a message or a frame that could not be used."""
+        self.dropped[f"{self._topic}: {type(error).__name__}: {error}"] += 1
+
+    def find(self, stamp_ns: int) -> T | None:
+        """The item nearest to an instant; instants rise from call to call."""
+        while len(self._waiting) < _KEPT and max(self._waiting, default=-1) < stamp_ns + self._tolerance_ns:
+            message = next(self._messages, None)
+            if message is None:
+                break
+            try:
+                item = self.decode(self._bag.decode(message))
+            except DataError as error:
+                self.drop(error)
+                continue
+            if self.stamp_ns(item) >= stamp_ns - self._tolerance_ns:
+                self._waiting[self.stamp_ns(item)] = item
+        for old in [stamp for stamp in self._waiting if stamp < stamp_ns - self._tolerance_ns]:
+            del self._waiting[old]
+        nearest = min(self._waiting, key=lambda stamp: abs(stamp - stamp_ns), default=None)
+        if nearest is None or abs(nearest - stamp_ns) > self._tolerance_ns:
+            return None
+        return self._waiting.pop(nearest)
+
+
+class _Labels(_Stream[LabelImage]):
+    def decode(self, message: object) -> LabelImage:
+        return decode_labels(message)
+
+    def stamp_ns(self, item: LabelImage) -> int:
+        return item.stamp_ns
+
+
+class _Objects(_Stream[TrueObjects]):
+    def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
+        super().__init__(bag, topic, OBJECTS_TOLERANCE_NS)
+        self._states = bag.messages({states_topic}) if states_topic in bag.topics else iter(())
+
+    def decode(self, message: object) -> TrueObjects:
+        states = next(self._states, None)  # one for each array, in the same order
+        return decode_objects(message, None if states is None else self._bag.decode(states))
+
+    def stamp_ns(self, item: TrueObjects) -> int:
+        return item.boxes.stamp_ns
+
+
+class SegmentationTruth:
+    """Compares segmentations with the label images of the same stamp.
+
+    Attributes:
+        scored: label images that met a result.
+    """
+
+    def __init__(self, bag: BagReader, topic: str, num_classes: int) -> None:
+        self.confusion = ConfusionMatrix(num_classes)
+        self.scored = 0
+        self._labels = _Labels(bag, topic, 0)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        return self._labels.dropped
+
+    def compare(self, segmentation: SegmentationMap) -> None:
+        label = self._labels.find(segmentation.stamp_ns)
+        if label is None:
+            return
+        try:
+            self.confusion.add(label.class_ids, segmentation.class_ids)
+        except DataError as error:
+            self._labels.drop(error)
+            return
+        self.scored += 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    truth: ScoredBoxes
+    found: ScoredBoxes
+
+
+class DetectionTruth:
+    """Compares boxes with the true ones, in the frame and at the time of the latter."""
+
+    def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
+        self._objects = _Objects(bag, topic, states_topic)
+        self._pairs: list[_Pair] = []
+
+    @property
+    def dropped(self) -> Counter[str]:
+        return self._objects.dropped
+
+    @property
+    def scored(self) -> int:
+        return len(self._pairs)
+
+    def compare(self, found: Detections3D, truth_frame: TruthFrame) -> Detections3D | None:
+        """Matches one frame.
+
+        Args:
+            truth_frame: tells how to get to the truth's frame.
+
+        Returns:
+            The truth in the frame of the boxes; None if there is none.
+        """
+        truth = self._objects.find(found.stamp_ns)
+        if truth is None:
+            return None
+        try:
+            there_from_here = truth_frame(found, truth.boxes.frame_id, truth.boxes.stamp_ns)
+            there = transformed_boxes(found, there_from_here)
+            self._pairs.append(_Pair(scored_boxes(truth.boxes, truth.lidar_points), scored_boxes(there)))
+        except MmPerceptionError as error:
+            self._objects.drop(error)
+            return None
+        return transformed_boxes(truth.boxes, there_from_here.inverse())
+
+    def scores(self) -> DetectionScores | None:
+        """Over the classes of which there is truth; None if there is none."""
+        present = sorted({name for pair in self._pairs for name in pair.truth.counted().classes.tolist()})
+        if not present:
+            return None
+        metric = DetectionMetric(tuple(present), with_attributes=False)
+        for pair in self._pairs:
+            metric.add(pair.truth, pair.found)
+        return metric.scores()

@@ -1,0 +1,99 @@
+"""What the node publishes of each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.node import Node
+
+from mm_perception.codec.detections import (
+    AUTOWARE_OBJECTS,
+    MarkerWriter,
+    encode_autoware_objects,
+    encode_detections,
+    encode_velocities,
+)
+from mm_perception.codec.encode import encode_image, encode_label_info
+from mm_perception.core.types import ImageFrame, SegmentationMap
+from mm_perception.engines.card import ModelCard
+from mm_perception.engines.detector_card import DetectorCard
+from mm_perception.pipeline.box_overlay import detection_colors
+from mm_perception.pipeline.detection import DetectionOutcome
+from mm_perception.pipeline.detection_overlay import draw_mosaic
+from mm_perception.pipeline.lidar_view import DetectorTaps
+from mm_perception.pipeline.overlay import class_colors, draw_overlay
+from mm_perception.ros.messages import RclpyMessages, autoware_available, message_class
+from mm_perception.ros.qos import output_qos
+
+
+class SegmentationOutputs:
+    """`~/output/segmentation`, `segmentation_overlay` (only while somebody listens), `label_info` (latched)."""
+
+    def __init__(self, node: Node, factory: RclpyMessages, card: ModelCard) -> None:
+        image = message_class("sensor_msgs/msg/Image")
+        self._factory = factory
+        self._colors = class_colors(len(card.classes), card.palette)
+        self._classes = node.create_publisher(image, "~/output/segmentation", output_qos())
+        self._overlay = node.create_publisher(image, "~/output/segmentation_overlay", output_qos())
+        label_info = message_class("vision_msgs/msg/LabelInfo")
+        self._label_info = node.create_publisher(label_info, "~/output/label_info", output_qos(latched=True))
+        now_ns = node.get_clock().now().nanoseconds
+        self._label_info.publish(encode_label_info(factory, card.classes, now_ns, ""))
+
+    def publish(self, reference: ImageFrame, segmentation: SegmentationMap, alpha: float) -> None:
+        """Args: alpha: opacity of the overlay."""
+        stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
+        self._classes.publish(encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id))
+        if self._overlay.get_subscription_count():
+            picture = draw_overlay(reference.image, segmentation, self._colors, alpha)
+            self._overlay.publish(encode_image(self._factory, picture, "rgb8", stamp_ns, frame_id))
+
+    def subscribers(self) -> dict[str, int]:
+        """Of the topics that a session waits for."""
+        return {
+            "segmentation.subscribers": self._classes.get_subscription_count(),
+            "overlay.subscribers": self._overlay.get_subscription_count(),
+        }
+
+
+class DetectionOutputs:
+    """`~/output/detections`, `detection_velocities`, `detection_markers`, `detection_overlay`; all but the first only
+    while somebody listens. Where Autoware's messages are installed, `detected_objects`, too."""
+
+    def __init__(self, node: Node, factory: RclpyMessages, card: DetectorCard, taps: DetectorTaps) -> None:
+        self._factory, self._taps = factory, taps
+        self._reach_m = card.sizes.reach_m
+        self._colors = detection_colors(card.classes)
+        position_m, yaw_rad = card.position_deviation_m or {}, card.yaw_deviation_rad or {}
+        self._deviations = {name: (position_m[name], yaw_rad.get(name, 0.0)) for name in position_m}
+        self._markers_of = MarkerWriter(self._colors)
+
+        def publisher(type_name: str, topic: str) -> Any:
+            return node.create_publisher(message_class(type_name), f"~/output/{topic}", output_qos())
+
+        self._boxes = publisher("vision_msgs/msg/Detection3DArray", "detections")
+        self._velocities = publisher("sensor_msgs/msg/PointCloud2", "detection_velocities")
+        self._markers = publisher("visualization_msgs/msg/MarkerArray", "detection_markers")
+        self._overlay = publisher("sensor_msgs/msg/Image", "detection_overlay")
+        self._objects = publisher(AUTOWARE_OBJECTS, "detected_objects") if autoware_available() else None
+
+    def publish(self, outcome: DetectionOutcome) -> None:
+        """Sends everything that somebody listens to."""
+        found, factory = outcome.detections, self._factory
+        self._boxes.publish(encode_detections(factory, found, deviations=self._deviations))
+        if self._velocities.get_subscription_count():
+            self._velocities.publish(encode_velocities(factory, found))
+        if self._markers.get_subscription_count():
+            self._markers.publish(self._markers_of.encode(factory, found))
+        if self._objects is not None and self._objects.get_subscription_count():
+            self._objects.publish(encode_autoware_objects(factory, found, self._deviations))
+        if self._overlay.get_subscription_count():
+            picture = draw_mosaic(outcome, self._taps.cameras, self._colors, self._reach_m)
+            self._overlay.publish(encode_image(factory, picture, "rgb8", found.stamp_ns, found.frame_id))
+
+    def subscribers(self) -> dict[str, int]:
+        """Of the topics that a session waits for."""
+        return {
+            "detections.subscribers": self._boxes.get_subscription_count(),
+            "detection_overlay.subscribers": self._overlay.get_subscription_count(),
+        }
