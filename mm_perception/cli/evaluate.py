@@ -1,130 +1,27 @@
-"""`mm-perception evaluate segmentation`: what a second sensor buys, on held-out scenes of the simulated world."""
+"""`mm-perception evaluate segmentation|detection`: what a second sensor buys, on held-out scenes."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-from pathlib import Path
-from typing import Any
+import importlib
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-
-from mm_perception.core.errors import ConfigError
-from mm_perception.engines.card import ModelCard, find_card
-from mm_perception.engines.stamp import default_cache_dir
-from mm_perception.pipeline.overlay import class_colors
-from mm_perception.replay.held_out import compare, summary
-from mm_perception.replay.report import write_png
-from mm_perception.sim.frames import LabelledFrame, cached_frames
-
-BASELINE = "rgb"
-MODELS = {BASELINE: "cmx-tiny-rgb", "rgb-thermal": "cmx-tiny-rgb-thermal", "rgb-depth": "cmx-tiny-rgb-depth"}
+TASKS = {
+    "segmentation": "networks of RGB alone, RGB-thermal and RGB-depth side by side",
+    "detection": "cameras and LiDAR against the LiDAR alone, and against cameras that fail",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("task", choices=["segmentation"], help="what to evaluate")
-    parser.add_argument("--frames", type=int, default=210, help="held-out frames, all conditions in turn")
-    parser.add_argument("--seed", type=int, default=0, help="which set of held-out worlds, 0 to 999")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=CARD",
-        help=f"replace or add a model, e.g. rgb-thermal=out/train/x/x.yaml (default: {', '.join(MODELS.values())})",
-    )  # fmt: skip
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--cache", type=Path, help="folder of frames that were made before")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write each frame beside truth and predictions")
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    for name, text in TASKS.items():
+        _module(name).add_arguments(tasks.add_parser(name, help=text, description=text))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates and prints; 0 when done."""
-    console = Console()
-    if args.frames < 1 or not 0 <= args.seed < 1000:
-        raise ConfigError(f"expected --frames of at least 1 and --seed in 0..999, got {args.frames} and {args.seed}")
-    cards = {name: find_card(card) for name, card in _models(args.model).items()}
-    folder = args.cache or default_cache_dir() / "world"
-    with Progress(console=console, transient=True) as progress:
-        making = progress.add_task(f"making frames in {folder} (once)", total=args.frames)
-        task = progress.add_task("frames evaluated", total=args.frames)
-        number = 0
-
-        def show(frame: LabelledFrame, predicted: dict[str, NDArray[np.uint8]]) -> None:
-            nonlocal number
-            if args.pictures is not None:
-                path = args.pictures / f"{number:04d}-{frame.condition}.png"
-                write_png(path, side_by_side(frame, predicted, cards))
-            number += 1
-            progress.update(task, completed=number)
-
-        frames = cached_frames(
-            folder, "held-out", args.seed, args.frames, lambda done, _: progress.update(making, completed=done)
-        )
-        comparison = compare(cards, frames, args.engine, show)
-    facts = summary(comparison, BASELINE, args.seed)
-    facts["models"] = {
-        n: {"card": c.name, "trained": c.trained, "weights_sha256": c.weights_sha256} for n, c in cards.items()
-    }
-    facts["inference_ms"] = {n: round(float(np.median(v)), 2) for n, v in comparison.inference_ms.items()}
-    facts["seed"], facts["machine"] = args.seed, f"{platform.machine()}, {platform.system()}"
-    _print(console, facts, list(cards))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(facts, indent=2) + "\n")
-        console.print(f"figures: {args.json}")
-    return 0
+    """Evaluates one task."""
+    return int(_module(args.task).run(args))
 
 
-def _models(given: list[str]) -> dict[str, str]:
-    models = dict(MODELS)
-    for text in given:
-        name, equals, card = text.partition("=")
-        if not (name and equals and card):
-            raise ConfigError(f"--model: expected NAME=CARD, got {text!r}")
-        models[name] = card
-    return models
-
-
-def side_by_side(
-    frame: LabelledFrame, predicted: dict[str, NDArray[np.uint8]], cards: dict[str, ModelCard]
-) -> NDArray[np.uint8]:
-    """The image, the truth and each model's classes in a row, at half size."""
-    colors = np.zeros((256, 3), np.uint8)
-    card = next(iter(cards.values()))
-    colors[: card.num_classes] = class_colors(card.num_classes, card.palette)
-    pictures = [frame.rgb, colors[frame.class_ids], *(colors[ids] for ids in predicted.values())]
-    return np.concatenate([picture[::2, ::2] for picture in pictures], axis=1)
-
-
-def _range(interval: list[float] | None, form: str) -> str:
-    return "" if interval is None else f" ({100 * interval[0]:{form}} to {100 * interval[1]:{form}})"
-
-
-def _print(console: Console, facts: dict[str, Any], models: list[str]) -> None:
-    table = Table("condition", "frames", *models, title="mIoU [%] on held-out scenes, with 95 % bootstrap intervals")
-    for condition, row in facts["miou"].items():
-        cells = []
-        for name in models:
-            cells.append(f"{100 * row[name]:.1f}{_range(facts['interval_95'][condition][name], '.1f')}")
-        table.add_row(condition, str(facts["frames"][condition]), *cells)
-    console.print(table)
-    gains = Table("condition", *(m for m in models if m != BASELINE), title="gain over RGB alone [points of mIoU]")
-    for condition, row in facts["gain"].items():
-        cells = []
-        for name, value in row.items():
-            cells.append(f"{100 * value:+.1f}{_range(facts['gain_interval_95'][condition][name], '+.1f')}")
-        gains.add_row(condition, *cells)
-    console.print(gains)
-    classes = Table("class", *models, title="IoU [%] over all frames")
-    for name in next(iter(facts["iou"]["all"].values())):
-        values = [facts["iou"]["all"][m][name] for m in models]
-        if all(v is not None for v in values):
-            classes.add_row(name, *(f"{100 * v:.1f}" for v in values))
-    console.print(classes)
-    untrained = [name for name, model in facts["models"].items() if not model["trained"]]
-    if untrained:
-        console.print(f"[bold yellow]untrained weights, whose labels mean nothing: {', '.join(untrained)}")
+def _module(name: str):  # type: ignore[no-untyped-def]  # a module of this room
+    return importlib.import_module(f"mm_perception.cli.evaluate_{name}")

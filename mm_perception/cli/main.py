@@ -15,7 +15,7 @@ COMMANDS = {
     "replay": "run a bag through the same pipeline without ROS, with metrics",
     "simulate": "make a bag of a drive through the simulated world, with the truth",
     "evaluate": "measure what a second sensor buys, on held-out simulated scenes",
-    "train": "train a segmentation network and publish its weights with a card",
+    "train": "train a network and publish its weights with a card",
     "export": "write a model as ONNX with its card",
     "metrics": "score files of boxes with the nuScenes detection metric",
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",

@@ -1,198 +1,27 @@
-"""`mm-perception train segmentation`: from labelled frames to weights with a card."""
+"""`mm-perception train segmentation|detection`: from labelled frames to weights with a card."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+import importlib
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from mm_perception.core.config import from_mapping, load_yaml, to_mapping
-from mm_perception.core.errors import ConfigError, EngineError
-from mm_perception.core.resources import find_config
-from mm_perception.core.rig import load_rig
-from mm_perception.engines.card import ModelCard, find_card
-from mm_perception.engines.load import installed
-from mm_perception.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from mm_perception.training.evaluate import Evaluation
-    from mm_perception.training.loop import TrainingProgress, TrainingResult
-    from mm_perception.training.samples import SampleSource
-
-WORLD = Path("world")
-_NEEDED = ("torch", "safetensors")
+TASKS = {
+    "segmentation": "a CMX network, on simulated scenes, a folder of images or a labelled bag",
+    "detection": "a DeepInteraction++ detector, on simulated scenes or a folder of frames",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("task", choices=["segmentation"], help="what to train")
-    parser.add_argument("--card", required=True, help="what to train and from which weights: a model card")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=WORLD,
-        help="folder of arrays or images, or a labelled bag; world (the default): scenes of the simulator",
-    )
-    parser.add_argument("--val", type=Path, help="frames that choose the best weights (default: a share of --data)")
-    parser.add_argument("--frames", type=int, default=2401, help="world: frames to train on")
-    parser.add_argument("--val-frames", type=int, default=140, help="world: frames to validate with")
-    parser.add_argument("--world-cache", type=Path, default=Path("out/world"), help="world: where frames are kept")
-    parser.add_argument(
-        "--from-scratch", action="store_true", help="start from random weights of --seed, not from the card's"
-    )
-    parser.add_argument("--rig", default="demo", help="sensors of a bag: a name in config/rigs or a path")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: out/train/CARD)")
-    parser.add_argument("--name", default="", help="of the new card (default: the base card's, without -untrained)")
-    parser.add_argument("--recipe", help="settings: a name in config/recipes or a path; the options below go before it")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--minutes", type=float, help="a budget of wall time instead of epochs")
-    parser.add_argument("--batch", type=int, help="frames per step")
-    parser.add_argument("--lr", type=float, help="peak learning rate")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--crop", metavar="HxW", help="size of training crops [px]")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in --out was interrupted")
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    for name, text in TASKS.items():
+        _module(name).add_arguments(tasks.add_parser(name, help=text, description=text))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, publishes and prints what came out.
-
-    Raises:
-        MmPerceptionError: options, card, data or checkpoint cannot be used; see `training.loop.train`.
-    """
-    missing = [package for package in _NEEDED if not installed(package)]
-    if missing:
-        raise EngineError(f"training needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    from mm_perception.training.loop import check_folder, choose_device, train
-    from mm_perception.training.publish import publish
-
-    console = Console()
-    card, recipe = find_card(args.card), read_recipe(args)
-    if args.from_scratch:
-        card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)
-    out = args.out or Path("out/train") / card.name
-    if args.data == WORLD:
-        check_folder(out, args.resume)  # before frames are made for half an hour
-        source_train, source_val = _world(args, card, console)
-    else:
-        source_train, source_val = _sources(args, card)
-    device = choose_device(args.device)
-    console.print(
-        f"{card.name}: {len(source_train)} frames, {len(source_val)} that choose the best weights, on {device}; {out}"
-    )
-    with _bar(console) as progress:
-        task = progress.add_task("training", total=1.0)
-        result = train(
-            card,
-            source_train,
-            source_val,
-            recipe,
-            out,
-            resume=args.resume,
-            on_progress=lambda now: progress.update(task, completed=now.share, description=_line(now)),
-            device=str(device),
-            threads=args.threads,
-        )
-    report = publish(result.model, card, source_train, source_val, recipe, out, name=args.name, device=device)
-    _print_result(console, card, result, report.evaluation)
-    console.print(f"weights {report.weights_path}, logits within {report.max_abs_diff:.2g} of float32")
-    console.print(f"card    {report.card_path}\ncurve   {out / 'curve.csv'}, {out / 'curve.png'}")
-    console.print(f"run it: mm-perception replay BAG --rig {args.rig} --model {report.card_path}", highlight=False)
-    return 0
+    """Trains for one task."""
+    return int(_module(args.task).run(args))
 
 
-def read_recipe(args: argparse.Namespace) -> Recipe:
-    """The recipe of `--recipe`, with the options in its place where they are given.
-
-    Raises:
-        ConfigError: a value is impossible.
-    """
-    recipe = load_yaml(find_config("recipes", args.recipe), Recipe) if args.recipe else Recipe()
-    given = {
-        "epochs": args.epochs,
-        "minutes": args.minutes,
-        "batch_size": args.batch,
-        "learning_rate": args.lr,
-        "seed": args.seed,
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    if args.crop:
-        height, cross, width = args.crop.lower().partition("x")
-        if not (cross and height.isdigit() and width.isdigit()):
-            raise ConfigError(f"--crop: expected HxW such as 240x320, got {args.crop!r}")
-        changes |= {"crop_height": int(height), "crop_width": int(width)}
-    return from_mapping(Recipe, {**to_mapping(recipe), **changes}, "recipe and options")
-
-
-def _sources(args: argparse.Namespace, card: ModelCard) -> tuple[SampleSource, SampleSource]:
-    from mm_perception.training.sources import open_source, separate_split
-
-    rig = load_rig(args.rig)
-    if args.val is not None:
-        if args.val.resolve() == args.data.resolve():
-            raise ConfigError(f"--val: expected other frames than --data, got {args.val} for both; leave --val out")
-        train = open_source(args.data, card, separate_split(args.data, "train"), rig=rig)
-        return train, open_source(args.val, card, separate_split(args.val, "val"), rig=rig)
-    return open_source(args.data, card, "train", rig=rig), open_source(args.data, card, "val", rig=rig)
-
-
-def _world(args: argparse.Namespace, card: ModelCard, console: Console) -> tuple[SampleSource, SampleSource]:
-    """Frames of simulated scenes, made on first use."""
-    from mm_perception.training.sources import ArraySource
-    from mm_perception.training.world_data import SETS, check_card, write_world_data
-
-    if min(args.frames, args.val_frames) < 1:
-        raise ConfigError(f"expected frames to train and to validate with, got {args.frames} and {args.val_frames}")
-    check_card(card)
-    sources = []
-    for name, count in (("train", args.frames), ("val", args.val_frames)):
-        folder = args.world_cache / f"{name}-{count}-{card.input_width}x{card.input_height}"
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"making {folder} (once)", total=count)
-            write_world_data(
-                folder,
-                SETS[name],
-                count,
-                card.input_height,
-                card.input_width,
-                on_progress=partial(_advance, progress, task),
-            )
-        sources.append(ArraySource(folder, card.modality, "all", encoding=card.encoding))
-    return sources[0], sources[1]
-
-
-def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-
-
-def _line(now: TrainingProgress) -> str:
-    miou = "" if now.miou is None else f"  mIoU {now.miou:.3f}"
-    return f"epoch {now.epoch}  step {now.step}  loss {now.loss:.4f}{miou}"
-
-
-def _print_result(console: Console, card: ModelCard, result: TrainingResult, evaluation: Evaluation) -> None:
-    console.print(
-        f"{result.steps} steps, {result.seconds_per_step:.3f} s each, {result.elapsed_s / 60:.1f} min; "
-        f"best mIoU {result.best_miou:.4f} after step {result.best_step}",
-        highlight=False,
-    )
-    scores = {"all": evaluation.overall, **evaluation.by_condition}
-    table = Table(
-        "class", *scores, title=f"IoU of the published weights on the {evaluation.frames} frames that chose them"
-    )
-    for i, name in enumerate(card.classes):
-        table.add_row(name, *(f"{s.iou[i]:.4f}" for s in scores.values()))
-    table.add_row("mean", *(f"{s.miou:.4f}" for s in scores.values()))
-    console.print(table)
+def _module(name: str):  # type: ignore[no-untyped-def]  # a module of this room
+    return importlib.import_module(f"mm_perception.cli.train_{name}")

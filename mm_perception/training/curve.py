@@ -17,7 +17,7 @@ Row = Sequence[float | str]
 _PANEL = (640, 300)  # width, height of a panel [px]
 _MARGIN = (60, 20, 30, 30)  # left, right, top, bottom [px]
 _INK, _GRID = (40, 40, 40), (225, 225, 225)
-_LOSS, _MIOU = (200, 120, 40), (60, 140, 40)  # blue first, as OpenCV draws
+LOSS, QUALITY = (200, 120, 40), (60, 140, 40)  # blue first, as OpenCV draws
 
 
 def write_curve(rows: Sequence[Row], path: Path) -> None:
@@ -48,8 +48,19 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
         pairs = [(row[column["step"]], row[column[name]]) for row in rows if row[column[name]] != ""]
         return np.array(pairs, np.float64).reshape(-1, 2)
 
-    panels = [_panel("loss", points("loss"), _LOSS), _panel("mIoU of validation frames", points("miou"), _MIOU)]
-    if not cv2.imwrite(str(path), np.concatenate(panels)):
+    draw_panels([("loss", points("loss"), LOSS), ("mIoU of validation frames", points("miou"), QUALITY)], path)
+
+
+def draw_panels(panels: Sequence[tuple[str, NDArray[np.float64], tuple[int, int, int]]], path: Path) -> None:
+    """Draws lines, one below the other.
+
+    Args:
+        panels: title, (N, 2) points (step, value) and colour of each, blue first.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    if not cv2.imwrite(str(path), np.concatenate([_panel(*panel) for panel in panels])):
         raise OSError(f"{path} cannot be written")
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm_perception.core.errors import ModelError
-from mm_perception.engines.card import ModelCard, load_card, save_card
+from mm_perception.engines.card import CardT, ModelCard, WeightsCard, load_card, read_card, save_card
 from mm_perception.engines.stamp import file_sha256
 from mm_perception.engines.torch_engine import load_network
 from mm_perception.models.cmx import Cmx
@@ -72,39 +73,74 @@ def publish(
         ModelError: a weight does not fit fp16, the logits differ by more than `TOLERANCE`, or the file cannot be
             written.
     """
-    name = name or base.name.removesuffix("-untrained")
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{name}.safetensors"
-    temporary = folder / f".{name}.{os.getpid()}.tmp.safetensors"
+    place = device or torch.device("cpu")
     card = replace(
         base,
-        name=name,
-        trained=True,
-        weights=str(temporary.resolve()),
+        name=published_name(base.name, name),
         palette=base.palette or source_train.palette,
-        provenance=_provenance(base, source_train, source_val, recipe),
+        provenance=provenance(
+            "segmentation", told(source_train), told(source_val), starting_weights(base), recipe.seed, recipe.digest()
+        ),
     )
+    figures: list[tuple[Evaluation, float]] = []
+
+    def check(written: ModelCard) -> ModelCard:
+        again = load_network(written)
+        difference = _compare(model, again, written, source_val)
+        evaluation = evaluate(again.to(place), written, source_val, place, recipe.batch_size)
+        figures.append((evaluation, difference))
+        return replace(written, measured=evaluation.figures())
+
+    weights, card_file = write_checked(model, card, folder, check)
+    return PublishReport(weights, card_file, load_card(card_file), *figures[0])
+
+
+def published_name(base: str, given: str = "") -> str:
+    """The new card's name: the given one, else the base's without "-untrained"."""
+    return given or base.removesuffix("-untrained")
+
+
+def write_checked(model: nn.Module, card: CardT, folder: Path, check: Callable[[CardT], CardT]) -> tuple[Path, Path]:
+    """Writes `<name>.safetensors` and `<name>.yaml`, which appear only when `check` has passed.
+
+    A card of that name that lies there is removed before its weights are replaced: an interruption between leaves
+    weights without a card, never a card of other weights.
+
+    Args:
+        card: whose `weights` and `trained` are filled in here.
+        check: is given the card as it was read again, beside the weights that it names; returns it with its figures,
+            or raises.
+
+    Returns:
+        The paths of both.
+
+    Raises:
+        ModelError: a weight does not fit fp16, or the file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, card_file = folder / f"{card.name}.safetensors", folder / f"{card.name}.yaml"
+    temporary = folder / f".{card.name}.{os.getpid()}.tmp.safetensors"
+    temporary_card = temporary.with_suffix(".yaml")
     try:
         try:
             save_file(half_state(model), temporary)
         except SafetensorError as error:
             raise ModelError(f"{weights}: cannot be written ({error})") from error
-        card = replace(card, weights_sha256=file_sha256(temporary))
-        again = load_network(card)
-        difference = _compare(model, again, card, source_val)
-        place = device or torch.device("cpu")
-        evaluation = evaluate(again.to(place), card, source_val, place, recipe.batch_size)
+        named = replace(  # type: ignore[type-var]
+            card, weights=str(temporary.resolve()), weights_sha256=file_sha256(temporary), trained=True
+        )
+        save_card(named, temporary_card)
+        checked = check(read_card(temporary_card, type(card)))
+        card_file.unlink(missing_ok=True)
         temporary.replace(weights)
     finally:
         temporary.unlink(missing_ok=True)
-    card = replace(card, weights=str(weights.resolve()), measured=evaluation.figures())
-    save_card(card, weights.with_suffix(".yaml"))
-    return PublishReport(
-        weights, weights.with_suffix(".yaml"), load_card(weights.with_suffix(".yaml")), evaluation, difference
-    )
+        temporary_card.unlink(missing_ok=True)
+    save_card(replace(checked, weights=str(weights.resolve())), card_file)  # type: ignore[type-var]
+    return weights, card_file
 
 
-def half_state(model: Cmx) -> dict[str, Tensor]:
+def half_state(model: nn.Module) -> dict[str, Tensor]:
     """The network's tensors in fp16, batch-norm statistics in float32 and counters as they are.
 
     Raises:
@@ -136,12 +172,25 @@ def _compare(model: Cmx, again: Cmx, card: ModelCard, source: SampleSource) -> f
     return difference
 
 
-def _provenance(base: ModelCard, train: SampleSource, val: SampleSource, recipe: Recipe) -> str:
-    start = base.weights if base.weights_path is None else base.weights_path.name
+def told(source: SampleSource) -> str:
+    """The frames in a few words."""
+    return f"{source.description}, {len(source)} frames"
+
+
+def starting_weights(base: WeightsCard) -> str:
+    """What a training that began with this card began with."""
+    return base.weights if base.weights_path is None else base.weights_path.name
+
+
+def provenance(task: str, train: str, val: str, start: str, seed: int, recipe: str) -> str:
+    """Where weights come from, for their card.
+
+    Args:
+        train, val: the frames in a few words. start: the first weights. recipe: its digest.
+    """
     return (
-        f"trained by `mm-perception train segmentation` on {train.description}, {len(train)} frames; "
-        f"best weights chosen on {val.description}, {len(val)} frames; started from {start}; seed {recipe.seed}; "
-        f"recipe {recipe.digest()}; commit {source_commit()}"
+        f"trained by `mm-perception train {task}` on {train}; best weights chosen on {val}; started from {start}; "
+        f"seed {seed}; recipe {recipe}; commit {source_commit()}"
     )
 
 
