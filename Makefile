@@ -6,11 +6,11 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Options of the demo, e.g. make demo BAG=drive.mcap RIG=nuscenes MODEL=cmx-b0-lidar-untrained
 DEMO_OPTIONS := $(if $(BAG),--bag "$(BAG)") $(if $(RIG),--rig "$(RIG)") $(if $(MODEL),--model "$(MODEL)") \
-	$(if $(ENGINE),--engine "$(ENGINE)") $(if $(OUT),--out "$(OUT)") $(if $(RATE),--rate "$(RATE)")
+	$(if $(DETECTOR),--detector "$(DETECTOR)") $(if $(ENGINE),--engine "$(ENGINE)") $(if $(OUT),--out "$(OUT)") $(if $(RATE),--rate "$(RATE)")
 
 help:
 	@echo "make setup   install everything into .venv (the other targets do that by themselves)"
-	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= ENGINE= OUT= RATE="
+	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= DETECTOR= ENGINE= OUT= RATE="
 	@echo "make test    all checks and tests"
 	@echo "make lint    format, lint and types only"
 	@echo "make clean   remove .venv and everything that was built"

@@ -15,11 +15,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.core.errors import ConfigError
-from mm_perception.core.rig import load_rig
+from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import FusionSettings
-from mm_perception.engines.card import find_card
+from mm_perception.engines.card import WeightsCard, find_card
+from mm_perception.engines.detector_card import find_detector_card
+from mm_perception.engines.stamp import default_cache_dir
+from mm_perception.pipeline.detection import detector_taps
 from mm_perception.pipeline.segmentation import choose_x_sensor
 from mm_perception.replay.report import UNTRAINED, write_png, write_report
+from mm_perception.sim.frames import WORLD_VERSION
 from mm_perception.sim.scenario import load_scenario
 from mm_perception.sim.simulate import simulate
 
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
     from mm_perception.ros.session import SessionResult
 
 DEMO_BAG = Path("rosbags/demo.mcap")
+SHIPPED_DETECTOR = "deepinteraction-tiny"
 DEMO_SCENARIO, DEMO_SECONDS, DEMO_RATE_HZ = "demo", 1.75, 4.0
+FOLDERS = {"overlay": "overlays", "detection_overlay": "detections"}
 PACED_WAIT_MS = 5000.0
 """A paced player may hold messages back for as long as one inference; bundles must not give up on them."""
 
@@ -35,11 +41,13 @@ PACED_WAIT_MS = 5000.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument(
-        "--bag", type=Path, help="bag to play (default: the demo bag, which is made if it is not there)"
+        "--bag", type=Path, help="bag to play (default: a simulated drive, which is made if it is not there)"
     )
-    parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
-    parser.add_argument("--model", default="", help="model card: a name in config/models or a path")
+    parser.add_argument("--rig", help="sensors: a name in config/rigs or a path (default: sim; with --bag demo)")
+    parser.add_argument("--model", default="", help="segmentation: a name in config/models or a path")
+    parser.add_argument("--detector", help="3D detection: the same; '' for none (default: the shipped one, if it fits)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    parser.add_argument("--output-frame", default="base_link", help="frame of the boxes")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for report and overlays")
     parser.add_argument(
         "--rate",
@@ -53,23 +61,29 @@ def run(args: argparse.Namespace) -> int:
     """Plays, prints and writes; 0 if the node published and ended cleanly, else 1."""
     console = Console()
     model = args.model or FusionSettings().model
-    rig, card = load_rig(args.rig), find_card(model)
+    rig_name = args.rig or ("demo" if args.bag else "sim")
+    rig, card = load_rig(rig_name), find_card(model)
     choose_x_sensor(card, rig)
-    bag = args.bag or _demo_bag(console)
+    cards: list[WeightsCard] = [card]
+    parameters = {"rig": rig_name, "model": model, "engine": args.engine, "diagnostics_period_s": "0.1"}
+    if detector := _detector(rig, args.detector):
+        cards.append(find_detector_card(detector))
+        parameters |= {"detector": detector, "output_frame": args.output_frame}
+    trained = all(one.trained for one in cards)
+    bag = args.bag or _demo_bag(rig_name, console)
     _choose_own_domain()
     try:
         from mm_perception.ros.session import FusionSession
     except ImportError as error:
         raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
-    if not card.trained:
+    if not trained:
         console.print(f"[bold yellow]{UNTRAINED}")
-    parameters = {"rig": args.rig, "model": model, "engine": args.engine, "diagnostics_period_s": "0.1"}
     if args.rate == 0:
         parameters["max_wait_ms"] = str(PACED_WAIT_MS)
     pictures: list[Path] = []
 
-    def save(stamp_ns: int, picture: NDArray[np.uint8]) -> None:
-        path = args.out / "overlays" / f"{stamp_ns}.png"
+    def save(name: str, stamp_ns: int, picture: NDArray[np.uint8]) -> None:
+        path = args.out / FOLDERS[name] / f"{stamp_ns}.png"
         write_png(path, picture)
         pictures.append(path)
 
@@ -86,29 +100,51 @@ def run(args: argparse.Namespace) -> int:
         ) as session,
         Progress(console=console, transient=True) as progress,
     ):
-        task = progress.add_task("frames segmented", total=None)
+        task = progress.add_task("frames done", total=None)
         session.play(bag, args.rate, lambda done, total: progress.update(task, completed=done, total=total))
     result = session.result
-    facts = _facts(str(bag), rig.name, card.trained, result)
+    facts = _facts(str(bag), rig.name, trained, result)
     _print(console, facts)
     write_report(args.out, f"Fusion node on {bag.name}", facts, sorted(pictures))
-    console.print(f"overlays: {args.out / 'overlays'} ({len(pictures)})   report: {args.out / 'report.md'}")
-    return 0 if result.segmentations and result.exit_code == 0 else 1
+    console.print(f"pictures: {args.out} ({len(pictures)})   report: {args.out / 'report.md'}")
+    whole = bool(result.segmentations) and (bool(result.detections) or not detector)
+    return 0 if whole and result.exit_code == 0 else 1
 
 
-def _demo_bag(console: Console) -> Path:
-    if not DEMO_BAG.is_file():
+def _detector(rig: RigConfig, given: str | None) -> str:
+    """The detector to run; empty for none."""
+    if given is not None:
+        return given
+    try:
+        detector_taps(find_detector_card(SHIPPED_DETECTOR), rig)
+    except ConfigError:
+        return ""
+    return SHIPPED_DETECTOR
+
+
+def _demo_bag(rig_name: str, console: Console) -> Path:
+    """The drive of a shipped simulated vehicle; made on the first call.
+
+    Raises:
+        ConfigError: the rig is another one.
+    """
+    if rig_name not in ("demo", "sim"):
+        raise ConfigError(f"--rig {rig_name}: there is no recording of it here: name one with --bag")
+    made = default_cache_dir() / "bags" / f"{rig_name}-{WORLD_VERSION}.mcap"
+    bag = DEMO_BAG if rig_name == "demo" else made
+    if not bag.is_file():
+        bag.parent.mkdir(parents=True, exist_ok=True)
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"making {DEMO_BAG} (once)", total=None)
+            task = progress.add_task(f"simulating {bag} (once)", total=None)
             simulate(
                 load_scenario(DEMO_SCENARIO),
-                load_rig("demo"),
+                load_rig(rig_name),
                 DEMO_SECONDS,
-                DEMO_BAG,
+                bag,
                 rate_hz=DEMO_RATE_HZ,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
-    return DEMO_BAG
+    return bag
 
 
 def _choose_own_domain() -> None:
@@ -118,8 +154,9 @@ def _choose_own_domain() -> None:
 
 
 def _clear(out: Path) -> None:
-    for old in (out / "overlays").glob("*.png"):
-        old.unlink()
+    for folder in FOLDERS.values():
+        for old in (out / folder).glob("*.png"):
+            old.unlink()
 
 
 def _facts(bag: str, rig: str, trained: bool, result: SessionResult) -> dict[str, Any]:
@@ -137,11 +174,16 @@ def _facts(bag: str, rig: str, trained: bool, result: SessionResult) -> dict[str
         "bag": Path(bag).name,
         "rig": rig,
         "model": pipeline.get("model", ""),
+        "detector": pipeline.get("detector", ""),
         "engine": pipeline.get("engine", ""),
         "trained": trained,
         "frames_in": result.frames,
         "bundles": int(pipeline.get("bundles", 0)),
-        "published": len(result.segmentations),
+        "segmented": len(result.segmentations),
+        "detected": len(result.detections),
+        "degraded": {
+            key.removeprefix("degraded."): int(value) for key, value in pipeline.items() if key.startswith("degraded.")
+        },
         "dropped": dropped,
         "received": {name: int(values["received"]) for name, values in sensors.items()},
         "skew_ms": {name: float(values["skew_ms"]) for name, values in sensors.items()},
@@ -153,8 +195,9 @@ def _facts(bag: str, rig: str, trained: bool, result: SessionResult) -> dict[str
 
 
 def _print(console: Console, facts: dict[str, Any]) -> None:
-    counts = Table("frames in", "bundles", "published", "node exit code", title="counts")
-    counts.add_row(*(str(facts[key]) for key in ("frames_in", "bundles", "published", "node_exit_code")))
+    kinds = ("frames_in", "bundles", "segmented", "detected", "node_exit_code")
+    counts = Table(*(kind.replace("_", " ") for kind in kinds), title="counts")
+    counts.add_row(*(str(facts[key]) for key in kinds))
     console.print(counts)
     sensors = Table("sensor", "messages received", "last skew [ms]", title="inputs")
     for name, received in facts["received"].items():
@@ -166,6 +209,8 @@ def _print(console: Console, facts: dict[str, Any]) -> None:
     if not facts["dropped"]:
         dropped.add_row("0", "nothing")
     console.print(dropped)
+    for what, count in sorted(facts["degraded"].items()):
+        console.print(f"degraded in {count} frame(s): {what}", highlight=False)
     latency = Table("stage", "median [ms]", "p95 [ms]", title=f"latency, engine {facts['engine']}")
     for stage, values in facts["latency_ms"].items():
         latency.add_row(stage, f"{values['median']:.2f}", f"{values['p95']:.2f}")

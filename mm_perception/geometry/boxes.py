@@ -37,10 +37,11 @@ def transformed_boxes(boxes: Detections3D, transform: RigidTransform) -> Detecti
     """The same boxes in `transform.dst`: upright still, as they would look from above after a slight roll or pitch."""
     rotation = transform.rotation[:2, :2]
     heading = np.stack([np.cos(boxes.yaw_rad), np.sin(boxes.yaw_rad)], axis=-1) @ rotation.T
+    yaw = np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32)
+    velocity = (boxes.velocity @ rotation.T).astype(np.float32)
     return replace(
-        boxes, centers=transform.apply(boxes.centers), yaw_rad=np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
-        velocity=(boxes.velocity @ rotation.T).astype(np.float32), frame_id=transform.dst,
-    )  # fmt: skip
+        boxes, centers=transform.apply(boxes.centers), yaw_rad=yaw, velocity=velocity, frame_id=transform.dst
+    )
 
 
 def count_points_inside(xyz: NDArray[np.floating], boxes: Detections3D) -> NDArray[np.int64]:

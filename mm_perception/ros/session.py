@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from mm_perception.bags.reader import BagReader
 from mm_perception.codec.image import decode_pixels
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import RigConfig
+from mm_perception.core.settings import FusionSettings
 from mm_perception.pipeline.intake import Intake
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.player import BagPublishers, header_stamp_ns
@@ -39,7 +41,8 @@ class SessionResult:
     Attributes:
         frames: reference messages that were sent.
         segmentations: (H, W) uint8 class ids by stamp [ns].
-        overlays: (H, W, 3) RGB by stamp [ns], if they were asked for.
+        overlays: (H, W, 3) RGB by stamp [ns], if they were asked for and not handed on.
+        detections: vision_msgs/Detection3DArray by stamp [ns].
         classes: names from label_info.
         status: diagnostic values by status name, of the last /diagnostics.
         exit_code: of the node's process.
@@ -48,6 +51,7 @@ class SessionResult:
     frames: int = 0
     segmentations: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     overlays: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    detections: dict[int, Any] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     status: dict[str, dict[str, str]] = field(default_factory=dict)
     exit_code: int | None = None
@@ -75,7 +79,7 @@ class FusionSession:
         on_progress: Callable[[str], None] | None = None,
         overlays: bool = True,
         lossless: bool = True,
-        on_overlay: Callable[[int, NDArray[np.uint8]], None] | None = None,
+        on_overlay: Callable[[str, int, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         """Args:
         rig: the same as in `parameters`.
@@ -84,20 +88,21 @@ class FusionSession:
         on_progress: is told what the node logs while it gets ready.
         lossless: subscribe reliably and with deep queues, so that a burst loses nothing, and let observations wait
             for the engine; False: as the rig and the node's defaults say.
-        on_overlay: is given each overlay instead of keeping it in the result.
+        on_overlay: is given each overlay, by "overlay" or "detection_overlay" and stamp, instead of keeping it in the
+            result.
         """
         self._rig = rig
         self._tell = on_progress
         self._log_path = log_path
         self._on_overlay = on_overlay
         self.result = SessionResult()
-        self._overlays = overlays
+        self._awaited = _awaited(parameters, overlays)
         self._lost_before = 0  # what others sent before the first bag
         self._came: Counter[str] = Counter()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
         for name, value in (parameters | (_lossless(rig) if lossless else {})).items():
-            line += ["-p", f"{name}:={value}"]
+            line += ["-p", f"{name}:={value or repr('')}"]
         self._log = log_path.open("wb")
         self._process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
         self._context = rclpy.Context()
@@ -106,7 +111,7 @@ class FusionSession:
         self._publishers = BagPublishers(self._node)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._subscribe(overlays)
+        self._subscribe()
 
     def __enter__(self) -> FusionSession:
         return self
@@ -219,15 +224,23 @@ class FusionSession:
                 )
         return {topic for topic in bag.topics if topic in wanted}
 
-    def _subscribe(self, overlays: bool) -> None:
+    def _subscribe(self) -> None:
         image = message_class("sensor_msgs/msg/Image")
+        boxes = message_class("vision_msgs/msg/Detection3DArray")
         base = "/fusion_node/output"
         create = self._node.create_subscription
-        create(image, f"{base}/segmentation", self._take_segmentation, output_qos(depth=50))
-        if overlays:
-            create(image, f"{base}/segmentation_overlay", self._take_overlay, output_qos(depth=50))
-        label_info = message_class("vision_msgs/msg/LabelInfo")
-        create(label_info, f"{base}/label_info", self._take_label_info, output_qos(latched=True))
+        takers: dict[str, tuple[Any, str, Callable[[Any], None]]] = {
+            "segmentation": (image, "segmentation", self._take_segmentation),
+            "overlay": (image, "segmentation_overlay", partial(self._take_overlay, "overlay")),
+            "detections": (boxes, "detections", self._take_detections),
+            "detection_overlay": (image, "detection_overlay", partial(self._take_overlay, "detection_overlay")),
+        }
+        for name in self._awaited:
+            kind, topic, take = takers[name]
+            create(kind, f"{base}/{topic}", take, output_qos(depth=50))
+        if "segmentation" in self._awaited:
+            label_info = message_class("vision_msgs/msg/LabelInfo")
+            create(label_info, f"{base}/label_info", self._take_label_info, output_qos(latched=True))
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         create(diagnostics, "/diagnostics", self._take_diagnostics, output_qos(depth=50))
 
@@ -236,13 +249,17 @@ class FusionSession:
         self._came["segmentation"] += 1
         self.result.segmentations[stamp_ns] = np.array(decode_pixels(msg)[0], np.uint8)
 
-    def _take_overlay(self, msg: Any) -> None:
+    def _take_overlay(self, name: str, msg: Any) -> None:
         picture = np.array(decode_pixels(msg)[0], np.uint8)
-        self._came["overlay"] += 1
+        self._came[name] += 1
         if self._on_overlay is not None:
-            self._on_overlay(header_stamp_ns(msg), picture)
+            self._on_overlay(name, header_stamp_ns(msg), picture)
         else:
             self.result.overlays[header_stamp_ns(msg)] = picture
+
+    def _take_detections(self, msg: Any) -> None:
+        self._came["detections"] += 1
+        self.result.detections[header_stamp_ns(msg)] = msg
 
     def _take_label_info(self, msg: Any) -> None:
         self.result.classes = [entry.class_name for entry in msg.class_map]
@@ -259,15 +276,15 @@ class FusionSession:
         A connection is made on each side for itself; what is sent before both have it is lost.
         """
         seen = {v["topic"] for v in self.result.status.values() if v.get("publishers", "0") != "0"}
-        outputs = ["segmentation", *(["overlay"] if self._overlays else [])]
-        heard = all(self.result.pipeline.get(f"{name}.subscribers", "0") != "0" for name in outputs)
+        heard = all(self.result.pipeline.get(f"{name}.subscribers", "0") != "0" for name in self._awaited)
         hears = all(subscription.get_publisher_count() for subscription in self._node.subscriptions)
-        return topics <= seen and heard and hears and bool(self.result.classes)
+        named = bool(self.result.classes) or "segmentation" not in self._awaited
+        return topics <= seen and heard and hears and named
 
     @property
     def _arrived(self) -> int:
         """Frames whose outputs have all come; messages of two topics come in any order."""
-        return min(self._came[name] for name in ("segmentation", *(["overlay"] if self._overlays else [])))
+        return min(self._came[name] for name in self._awaited)
 
     def _progress(self) -> int:
         return self._arrived + self.result.lost() - self._lost_before
@@ -301,6 +318,17 @@ class FusionSession:
     def _spin_until(self, moment_s: float) -> None:
         while (left := moment_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+
+
+def _awaited(parameters: dict[str, str], overlays: bool) -> tuple[str, ...]:
+    """Outputs that come for each frame, by their names in the node's diagnostics."""
+    defaults = FusionSettings()
+    names: list[str] = []
+    if parameters.get("model", defaults.model):
+        names += ["segmentation", *(["overlay"] if overlays else [])]
+    if parameters.get("detector", defaults.detector):
+        names += ["detections", *(["detection_overlay"] if overlays else [])]
+    return tuple(names)
 
 
 def _lossless(rig: RigConfig) -> dict[str, str]:
