@@ -11,10 +11,13 @@ from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("mm_perception"))
 
+SETTINGS = ("rig", "model", "detector", "output_frame", "engine")
 ARGUMENTS = {
     "config": (str(SHARE / "config" / "fusion.yaml"), "parameter file of the fusion node"),
     "rig": ("", "sensors: a name in config/rigs or a path; empty: as in config"),
-    "model": ("", "model card: a name in config/models or a path; empty: as in config"),
+    "model": ("", "segmentation: a name in config/models, a path, or none; empty: as in config"),
+    "detector": ("", "3D detection: the same, or none; empty: as in config"),
+    "output_frame": ("", "frame of the boxes; empty: as in config"),
     "engine": ("", "auto, torch, onnxruntime or openvino; empty: as in config"),
     "use_sim_time": ("false", "take the time from /clock"),
     "namespace": ("", "namespace of the node"),
@@ -26,7 +29,7 @@ ARGUMENTS = {
 def make_nodes(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     use_sim_time = {"use_sim_time": value["use_sim_time"].lower() == "true"}
-    overrides = {name: value[name] for name in ("rig", "model", "engine") if value[name]}
+    overrides = {name: value[name] for name in SETTINGS if value[name]}
     nodes = [
         Node(
             package="mm_perception",

@@ -66,4 +66,4 @@ def test_files_that_are_named_exist(path):
 
 @pytest.mark.parametrize("topic", re.findall(r"^\| `(~/output/\w+)`", README, re.M))
 def test_output_topics_are_published(topic):
-    assert f'"{topic}"' in (ROOT / "mm_perception" / "ros" / "fusion_node.py").read_text()
+    assert f'"{topic}"' in (ROOT / "mm_perception" / "ros" / "outputs.py").read_text()

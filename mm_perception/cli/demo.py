@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import RigConfig, load_rig
-from mm_perception.core.settings import FusionSettings
+from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.engines.card import WeightsCard, find_card
 from mm_perception.engines.detector_card import find_detector_card
 from mm_perception.engines.stamp import default_cache_dir
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", help="sensors: a name in config/rigs or a path (default: sim; with --bag demo)")
     parser.add_argument("--model", default="", help="segmentation: a name in config/models or a path")
-    parser.add_argument("--detector", help="3D detection: the same; '' for none (default: the shipped one, if it fits)")
+    parser.add_argument("--detector", help="3D detection: the same, or none (default: the shipped one, if it fits)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
     parser.add_argument("--output-frame", default="base_link", help="frame of the boxes")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for report and overlays")
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 def _detector(rig: RigConfig, given: str | None) -> str:
     """The detector to run; empty for none."""
     if given is not None:
-        return given
+        return "" if given in OFF else given
     try:
         detector_taps(find_detector_card(SHIPPED_DETECTOR), rig)
     except ConfigError:

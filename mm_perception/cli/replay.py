@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("bag", type=Path, help="an .mcap or .db3 file, or a rosbag2 folder")
     parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
-    parser.add_argument("--model", default=FusionSettings().model, help="segmentation: model card; '' for none")
-    parser.add_argument("--detector", default=FusionSettings().detector, help="3D detection: model card")
+    parser.add_argument("--model", default=FusionSettings().model, help="segmentation: model card, or none")
+    parser.add_argument("--detector", default=FusionSettings().detector, help="3D detection: model card, or none")
     parser.add_argument("--output-frame", default="", help="frame of the boxes (default: the LiDAR's)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine; 0: all cores")

@@ -8,14 +8,16 @@ from pathlib import Path
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import config_dir
 
-OPTIONS = ("rig", "model", "engine")
+OPTIONS = ("rig", "model", "detector", "output_frame", "engine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--config", type=Path, help="parameter file (default: the shipped config/fusion.yaml)")
     parser.add_argument("--rig", help="sensors: a name in config/rigs or a path")
-    parser.add_argument("--model", help="model card: a name in config/models or a path")
+    parser.add_argument("--model", help="segmentation: a name in config/models, a path, or none")
+    parser.add_argument("--detector", help="3D detection: the same")
+    parser.add_argument("--output-frame", help="frame of the boxes (default: the LiDAR's)")
     parser.add_argument("--engine", help="auto, torch, onnxruntime or openvino")
     parser.add_argument("--namespace", default="", help="namespace of the node")
     parser.add_argument("--use-sim-time", action="store_true", help="take the time from /clock")

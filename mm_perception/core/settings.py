@@ -7,6 +7,9 @@ from typing import Literal
 
 from mm_perception.core.config import setting
 
+OFF = ("", "none")
+"""In the place of a model card: that task is not done."""
+
 
 @dataclass(frozen=True, slots=True)
 class FusionSettings:
@@ -14,9 +17,9 @@ class FusionSettings:
 
     rig: str = setting("demo", "sensors: name of a file in config/rigs, or a path")
     model: str = setting(
-        "cmx-tiny-rgb-thermal", "segmentation: model card, a name in config/models or a path; empty: none"
+        "cmx-tiny-rgb-thermal", "segmentation: model card, a name in config/models or a path; none: off"
     )
-    detector: str = setting("", "3D detection: model card, a name in config/models or a path; empty: none")
+    detector: str = setting("none", "3D detection: model card, a name in config/models or a path; none: off")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = setting(
         "auto", "inference engine; auto: the fastest that is installed"
     )

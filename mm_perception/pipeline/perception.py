@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mm_perception.core.errors import ConfigError, MmPerceptionError
 from mm_perception.core.rig import RigConfig, load_rig
-from mm_perception.core.settings import FusionSettings
+from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.core.types import SegmentationMap
 from mm_perception.engines.card import WeightsCard, find_card
 from mm_perception.engines.detector_card import find_detector_card
@@ -103,8 +103,8 @@ def build_perception(settings: FusionSettings, on_progress: Callable[[str], None
     rig = load_rig(settings.rig)
     if settings.max_wait_ms >= 0:
         rig = rig.with_max_wait_ms(settings.max_wait_ms)
-    card = find_card(settings.model) if settings.model else None
-    detector = find_detector_card(settings.detector) if settings.detector else None
+    card = find_card(settings.model) if settings.model not in OFF else None
+    detector = find_detector_card(settings.detector) if settings.detector not in OFF else None
     # What does not fit is said before engines are built, which may take long.
     if card is not None:
         choose_x_sensor(card, rig, settings.x_sensor)

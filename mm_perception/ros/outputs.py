@@ -69,13 +69,13 @@ class DetectionOutputs:
         self._markers_of = MarkerWriter(self._colors)
 
         def publisher(type_name: str, topic: str) -> Any:
-            return node.create_publisher(message_class(type_name), f"~/output/{topic}", output_qos())
+            return node.create_publisher(message_class(type_name), topic, output_qos())
 
-        self._boxes = publisher("vision_msgs/msg/Detection3DArray", "detections")
-        self._velocities = publisher("sensor_msgs/msg/PointCloud2", "detection_velocities")
-        self._markers = publisher("visualization_msgs/msg/MarkerArray", "detection_markers")
-        self._overlay = publisher("sensor_msgs/msg/Image", "detection_overlay")
-        self._objects = publisher(AUTOWARE_OBJECTS, "detected_objects") if autoware_available() else None
+        self._boxes = publisher("vision_msgs/msg/Detection3DArray", "~/output/detections")
+        self._velocities = publisher("sensor_msgs/msg/PointCloud2", "~/output/detection_velocities")
+        self._markers = publisher("visualization_msgs/msg/MarkerArray", "~/output/detection_markers")
+        self._overlay = publisher("sensor_msgs/msg/Image", "~/output/detection_overlay")
+        self._objects = publisher(AUTOWARE_OBJECTS, "~/output/detected_objects") if autoware_available() else None
 
     def publish(self, outcome: DetectionOutcome) -> None:
         """Sends everything that somebody listens to."""

@@ -24,7 +24,7 @@ from mm_perception.bags.reader import BagReader
 from mm_perception.codec.image import decode_pixels
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import RigConfig
-from mm_perception.core.settings import FusionSettings
+from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.pipeline.intake import Intake
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.player import BagPublishers, header_stamp_ns
@@ -324,9 +324,9 @@ def _awaited(parameters: dict[str, str], overlays: bool) -> tuple[str, ...]:
     """Outputs that come for each frame, by their names in the node's diagnostics."""
     defaults = FusionSettings()
     names: list[str] = []
-    if parameters.get("model", defaults.model):
+    if parameters.get("model", defaults.model) not in OFF:
         names += ["segmentation", *(["overlay"] if overlays else [])]
-    if parameters.get("detector", defaults.detector):
+    if parameters.get("detector", defaults.detector) not in OFF:
         names += ["detections", *(["detection_overlay"] if overlays else [])]
     return tuple(names)
 
