@@ -28,8 +28,9 @@ from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.box_overlay import detection_colors
-from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, camera_view, detector_taps
+from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, detector_taps
 from mm_perception.pipeline.detection_overlay import draw_mosaic
+from mm_perception.pipeline.detection_view import camera_view
 from mm_perception.pipeline.intake import Intake, Observation
 from mm_perception.pipeline.perception import Perception
 from mm_perception.sim.rig import simulated_rig
@@ -324,7 +325,7 @@ def test_detector_and_rig_that_do_not_fit_are_told_apart(pipeline_of):
 
 
 def test_distortion_is_taken_out_of_the_picture():
-    from mm_perception.pipeline.detection import _Straightener
+    from mm_perception.pipeline.detection_view import _Straightener
 
     k = np.array([[300.0, 0, 223.5], [0, 300.0, 127.5], [0, 0, 1]])
     lens = CameraModel(448, 256, k, np.array([-0.25, 0.05, 0.0, 0.0, 0.0]), "plumb_bob", "cam")
