@@ -16,6 +16,7 @@ from mm_perception.cli.train_segmentation import WORLD, advance, bar, check_tool
 from mm_perception.core.config import from_mapping, load_yaml, to_mapping
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.resources import find_config
+from mm_perception.core.rig import load_rig
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
 from mm_perception.engines.load import installed
 from mm_perception.replay.held_out_detection import check_world_card
@@ -36,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         default=WORLD,
-        help="folder of frames (.npz, as save_detection_frame writes them); world (the default): simulated scenes",
+        help="a bag with true boxes, or a folder of frames (.npz); world (the default): simulated scenes",
     )
-    parser.add_argument("--val", type=Path, help="folder of frames that choose the best weights (default: the last "
-                        "tenth of --data)")  # fmt: skip
+    parser.add_argument(
+        "--val", type=Path, help="the same: frames that choose the best weights (default: the last tenth of --data)"
+    )
+    parser.add_argument("--rig", default="sim", help="sensors of a bag: a name in config/rigs or a path")
     parser.add_argument("--frames", type=int, default=2800, help="world: frames to train on")
     parser.add_argument("--val-frames", type=int, default=140, help="world: frames to validate with")
     parser.add_argument("--world-cache", type=Path, default=Path("out/world"), help="world: where frames are kept")
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     replace(card, name=published_name(card.name, args.name))  # an impossible name is told before the training
     out, device = args.out or Path("out/train") / card.name, str(choose_device(args.device))
     check_folder(out, args.resume)  # before frames are made for an hour
-    train, val = _world(args, card, console) if args.data == WORLD else _frames(args, console)
+    train, val = _world(args, card, console) if args.data == WORLD else _frames(args, card, console)
     console.print(
         f"{card.name}: {len(train)} frames, {len(val)} that choose the best weights, on {device}; {out}",
         highlight=False,
@@ -147,9 +150,10 @@ def _world(args: argparse.Namespace, card: DetectorCard, console: Console) -> tu
     return sets[0], sets[1]
 
 
-def _frames(args: argparse.Namespace, console: Console) -> tuple[FrameSet, FrameSet]:
-    """Frames of folders; all are read once, so that a damaged one does not end a long training."""
-    from mm_perception.training.detection_run import frames_at, without_last
+def _frames(args: argparse.Namespace, card: DetectorCard, console: Console) -> tuple[FrameSet, FrameSet]:
+    """Frames of bags or folders; all are read once, so that a damaged one does not end a long training."""
+    from mm_perception.training.detection_bags import bag_frames
+    from mm_perception.training.detection_run import BAG_SUFFIXES, FrameSet, frames_at, without_last
 
     if args.val is not None and args.val.resolve() == args.data.resolve():
         raise ConfigError(f"--val: expected other frames than --data, got {args.val} for both; leave --val out")
@@ -157,8 +161,13 @@ def _frames(args: argparse.Namespace, console: Console) -> tuple[FrameSet, Frame
     for path in (args.data, args.val):
         if path is not None:
             with Progress(console=console, transient=True) as progress:
-                task = progress.add_task(f"checking {path}", total=None)
-                sets.append(frames_at(path, partial(advance, progress, task)))
+                task = progress.add_task(f"reading {path}", total=None)
+                show = partial(advance, progress, task)
+                if path.suffix in BAG_SUFFIXES:
+                    files = bag_frames(path, load_rig(args.rig), card, args.world_cache, show)
+                    sets.append(FrameSet(tuple(files), path.name))
+                else:
+                    sets.append(frames_at(path, show))
     return (sets[0], sets[1]) if len(sets) == 2 else without_last(sets[0])
 
 

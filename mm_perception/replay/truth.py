@@ -75,7 +75,9 @@ class _Labels(_Stream[LabelImage]):
         return item.stamp_ns
 
 
-class _Objects(_Stream[TrueObjects]):
+class ObjectStream(_Stream[TrueObjects]):
+    """True boxes, with the states beside them where the bag has those."""
+
     def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
         super().__init__(bag, topic, OBJECTS_TOLERANCE_NS)
         self._states = bag.messages({states_topic}) if states_topic in bag.topics else iter(())
@@ -126,7 +128,7 @@ class DetectionTruth:
     """Compares boxes with the true ones, in the frame and at the time of the latter."""
 
     def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
-        self._objects = _Objects(bag, topic, states_topic)
+        self._objects = ObjectStream(bag, topic, states_topic)
         self._pairs: list[_Pair] = []
 
     @property

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,11 +47,13 @@ class DetectionFrame:
     """One instant.
 
     Attributes:
-        jpegs: one encoded image per camera of `CAMERAS`.
+        jpegs: one encoded image per camera of `CAMERAS`; a uniform one where a camera gave nothing.
         lidar2img: (V, 4, 4) from the LiDAR's frame to homogeneous pixels of the images.
         points: (M, 5) x, y, z [m], intensity 0..255, age [s], in the LiDAR's frame at the frame's time.
         boxes: within `FARTHEST_M`, in that frame.
-        lidar_points, visibility: (N,) returns of the newest turn, and the share that the best camera sees.
+        lidar_points: (N,) returns of the newest turn.
+        visibility: (N,) share that the best camera sees; 0 if unknown.
+        condition: one of the simulator's, or "recorded".
     """
 
     jpegs: tuple[NDArray[np.uint8], ...]
@@ -60,7 +62,7 @@ class DetectionFrame:
     boxes: Detections3D
     lidar_points: NDArray[np.int64]
     visibility: NDArray[np.float32]
-    condition: ConditionName
+    condition: str
     world_seed: int
 
     def images(self) -> list[NDArray[np.uint8]]:
@@ -180,7 +182,7 @@ def load_detection_frame(path: Path) -> DetectionFrame:
             jpegs = tuple(f[f"jpeg{i}"] for i in range(len(CAMERAS)))
             return DetectionFrame(
                 jpegs, f["lidar2img"], f["points"], boxes, f["lidar_points"], f["visibility"],
-                cast(ConditionName, str(f["condition"])), int(f["world_seed"]),
+                str(f["condition"]), int(f["world_seed"]),
             )  # fmt: skip
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is no frame ({error}); remove it") from error

@@ -80,7 +80,8 @@ def layer_loss(
 
     Args:
         kept: (N,) bool.
-        encoded: (M, 10) truth in the heads' terms. labels: (M,) its classes.
+        encoded: (M, 10) truth in the heads' terms; what is not known (a velocity) is NaN and costs nothing.
+        labels: (M,) its classes.
     """
     query = torch.from_numpy(match.query).to(encoded.device)
     box = torch.from_numpy(match.truth).to(encoded.device)
@@ -90,7 +91,8 @@ def layer_loss(
     positives = used.sum().clamp(min=1)
     class_part = focal_loss(raw.heatmap[0][:, kept], wanted[:, kept]) / positives
     code = torch.cat([raw.center, raw.height, raw.dim, raw.rot, raw.vel], dim=1)[0].transpose(0, 1)
-    off = (code[query] - encoded[box]).abs() * code.new_tensor(CODE_WEIGHTS)
+    known = torch.isfinite(encoded[box])
+    off = (code[query] - torch.nan_to_num(encoded[box])).abs() * known * code.new_tensor(CODE_WEIGHTS)
     return class_part, BOX_WEIGHT * off[used].sum() / positives
 
 

@@ -23,7 +23,7 @@ from mm_perception.training.loop import _machine, choose_device
 from mm_perception.training.world_data import SETS
 
 VAL_SHARE = 0.1
-BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+BAG_SUFFIXES = (".mcap", ".db3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,11 @@ def frames_at(path: Path, on_progress: Callable[[int, int], None] | None = None)
     """All frames of a folder of .npz files, in the order of their names; each is read once.
 
     Raises:
-        ConfigError: the path is a bag, or no folder.
+        ConfigError: there is no such folder.
         DataError: there are no frames, or one is damaged.
     """
-    if path.suffix in BAG_SUFFIXES:
-        raise ConfigError(f"{path}: training a detector on bags is not possible yet; give a folder of frames (.npz)")
     if not path.is_dir():
-        raise ConfigError(f"{path}: expected a folder of frames (.npz)")
+        raise ConfigError(f"{path}: expected a bag ({', '.join(BAG_SUFFIXES)}), or a folder of frames (.npz)")
     files = tuple(sorted(path.glob("*.npz")))
     if not files:
         raise DataError(f"{path}: holds no frames (.npz)")

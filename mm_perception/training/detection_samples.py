@@ -18,6 +18,7 @@ from torch import Tensor
 from mm_perception.models.deepinteraction.encoder import InteractionMaps
 from mm_perception.models.deepinteraction.model import LidarInput
 from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
+from mm_perception.pipeline.detection_view import BLANK_DEVIATION
 from mm_perception.sensing.fusion_geometry import moved, project
 from mm_perception.sim.detection_frames import DetectionFrame
 from mm_perception.training.detection_targets import TruthBoxes
@@ -65,7 +66,8 @@ class DetectionSample:
 def view_of(frame: DetectionFrame) -> DetectorView:
     """What the detector sees of a frame, unvaried."""
     images = np.stack(frame.images())
-    return DetectorView(images, np.ones(len(images), bool), frame.lidar2img, frame.points)
+    present = np.array([image.std() >= BLANK_DEVIATION for image in images])
+    return DetectorView(images, present, frame.lidar2img, frame.points)
 
 
 def truth_of(frame: DetectionFrame, least_visible: float = 0.3) -> TruthBoxes:

@@ -26,7 +26,7 @@ class TruthBoxes:
     """M boxes in the LiDAR's frame.
 
     Attributes:
-        centers: (M, 3) [m]. sizes_lwh: (M, 3) [m]. yaw_rad: (M,) heading. velocity: (M, 2) [m/s].
+        centers: (M, 3) [m]. sizes_lwh: (M, 3) [m]. yaw_rad: (M,) heading. velocity: (M, 2) [m/s], NaN where unknown.
         labels: (M,) class ids.
     """
 

@@ -218,8 +218,7 @@ def test_frames_of_folders(frames, tmp_path):
         without_last(val)
     (tmp_path / "empty").mkdir()
     for wrong, kind, said in (
-        (tmp_path / "drive.mcap", ConfigError, "bags is not possible yet"),
-        (tmp_path / "nothing", ConfigError, "expected a folder"),
+        (tmp_path / "nothing", ConfigError, "expected a bag"),
         (tmp_path / "empty", DataError, "holds no frames"),
     ):
         with pytest.raises(kind, match=said):

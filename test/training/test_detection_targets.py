@@ -199,3 +199,15 @@ def test_losses_equal_the_published_ones(folder):
 def test_focal_loss_of_one_even_answer():
     expected = 0.25 * 0.25 * np.log(2) + 2 * 0.75 * 0.25 * np.log(2)
     assert float(focal_loss(torch.zeros(3, 1), torch.tensor([[1.0], [0], [0]]))) == pytest.approx(expected)
+
+
+def test_a_velocity_that_is_not_known_costs_and_teaches_nothing():
+    unknown = truth((*CAR[:7], np.nan, np.nan, 0))
+    raw = raw_of(truth(CAR))._replace(vel=torch.tensor([[[9.0], [9.0]]], dtype=torch.float64, requires_grad=True))
+    kept = torch.ones(1, dtype=torch.bool)
+    match = Matches(np.array([0]), np.array([0]), np.ones(1))
+    encoded = torch.from_numpy(encode(unknown, GRID)).to(raw.vel)
+    _, box_part = layer_loss(raw, kept, match, encoded, unknown.labels)
+    box_part.backward()
+    assert float(box_part.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert (raw.vel.grad == 0).all()
