@@ -108,6 +108,32 @@ def test_warp_into_the_images(published, meeting):
     close(got[1], fixture["out_view1"][0], 1e-3)  # kept in half precision
 
 
+def test_warp_of_augmented_points(published, meeting):
+    """Points go back before they meet the cameras, and forward again afterwards.
+
+    The published code lets the last of several points in a place win; this package takes the nearest one, so the
+    sparse maps are made here.
+    """
+    from mm_perception.sensing.depth_completion import complete_depth
+    from mm_perception.sensing.fusion_geometry import moved, warp_map
+
+    fixture, data = published.load("bev_warp"), published.load("geometry")
+    lidar2img, grid = meeting.lidar2img.double().numpy(), meeting.grid
+    points = moved(data["points"][:, :3].double().numpy(), np.linalg.inv(meeting.transform))
+    sparse = np.zeros((6, *grid.map_size), np.float32)
+    for view, matrix in enumerate(lidar2img):
+        u, v, z = (points @ matrix[:3, :3].T + matrix[:3, 3]).T
+        scale = np.array(grid.map_size[::-1]) / np.array(grid.image_size[::-1])
+        ahead = np.nonzero(z > 1e-5)[0]
+        column, row = np.floor(np.stack([u, v])[:, ahead] / z[ahead] * scale[:, None]).astype(int)
+        inside = (row >= 0) & (row < grid.map_size[0]) & (column >= 0) & (column < grid.map_size[1])
+        sparse[view][row[inside], column[inside]] = z[ahead[inside]]
+    places, valid = warp_map(complete_depth(sparse), np.linalg.inv(lidar2img), grid, meeting.transform)
+    lidar = published.seeded(fixture)["lidar_feat"]
+    got = warp(lidar, torch.from_numpy(places), torch.from_numpy(valid).float())
+    close(got[:, :8], fixture["out_aug_ch0_8"][0])
+
+
 def test_warped_attention(published, meeting):
     fixture = published.load("pp_p2i")
     block, inputs = (
