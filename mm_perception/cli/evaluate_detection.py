@@ -21,7 +21,7 @@ from mm_perception.engines.card import WEIGHT_SUFFIXES
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
 from mm_perception.engines.stamp import default_cache_dir
 from mm_perception.pipeline.box_overlay import detection_colors, draw_birds_eye, draw_boxes, white_for
-from mm_perception.replay.held_out_detection import BASELINE, FUSION, WAYS, compare_ways, open_ways, summary, taken
+from mm_perception.replay.held_out_detection import BASELINE, FUSION, WAYS, compare_ways, open_ways, summary
 from mm_perception.replay.report import write_png
 from mm_perception.sim.detection_frames import (
     CAMERAS,
@@ -106,7 +106,7 @@ def _lidar_card(given: str | None, card: DetectorCard) -> DetectorCard:
 
 def all_round(frame: DetectionFrame, found: Detections3D, card: DetectorCard) -> NDArray[np.uint8]:
     """The six cameras in two rows, and beside them the view from above; truth with a LiDAR return is white."""
-    shown, truth = taken(found, found.scores >= card.min_score), taken(frame.boxes, frame.lidar_points > 0)
+    shown, truth = found.take(found.scores >= card.min_score), frame.boxes.take(frame.lidar_points > 0)
     colors, images = detection_colors(found.classes), frame.images()
     pictures = []
     for name in _SHOWN:

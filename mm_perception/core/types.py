@@ -8,7 +8,7 @@ z forward for optical frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union
 
 import numpy as np
@@ -294,3 +294,10 @@ class Detections3D:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, rows: NDArray[np.bool_]) -> Detections3D:
+        """Those that `rows` (N,) marks."""
+        return replace(
+            self, centers=self.centers[rows], sizes_lwh=self.sizes_lwh[rows], yaw_rad=self.yaw_rad[rows],
+            velocity=self.velocity[rows], scores=self.scores[rows], labels=self.labels[rows],
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,14 +105,6 @@ def check_world_card(card: DetectorCard) -> None:
             f"model {card.name}: takes {card.sizes.views} images of {card.input_size} px, the simulated world has "
             f"{shape[0]} of {shape[1:]}"
         )
-
-
-def taken(boxes: Detections3D, rows: NDArray[np.bool_]) -> Detections3D:
-    """Those that `rows` (N,) marks."""
-    return replace(
-        boxes, centers=boxes.centers[rows], sizes_lwh=boxes.sizes_lwh[rows], yaw_rad=boxes.yaw_rad[rows],
-        velocity=boxes.velocity[rows], scores=boxes.scores[rows], labels=boxes.labels[rows],
-    )  # fmt: skip
 
 
 def compare_ways(

@@ -108,6 +108,8 @@ class FusionNode(Node):
             self._segmentation.publish(reference, result.segmentation, alpha)
         if self._detection is not None and result.detection is not None:
             self._detection.publish(result.detection)
+        elif self._detection is not None:
+            self._detection.clear(observation.bundle.stamp_ns)
 
     def publish_diagnostics(self) -> None:
         """Sends the state of every sensor and of the pipeline."""

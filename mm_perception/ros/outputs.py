@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 
 from mm_perception.codec.detections import (
@@ -14,7 +16,7 @@ from mm_perception.codec.detections import (
     encode_velocities,
 )
 from mm_perception.codec.encode import encode_image, encode_label_info
-from mm_perception.core.types import ImageFrame, SegmentationMap
+from mm_perception.core.types import Detections3D, ImageFrame, SegmentationMap
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.pipeline.box_overlay import detection_colors
@@ -75,11 +77,13 @@ class DetectionOutputs:
         self._velocities = publisher("sensor_msgs/msg/PointCloud2", "~/output/detection_velocities")
         self._markers = publisher("visualization_msgs/msg/MarkerArray", "~/output/detection_markers")
         self._overlay = publisher("sensor_msgs/msg/Image", "~/output/detection_overlay")
+        self._last: Detections3D | None = None
         self._objects = publisher(AUTOWARE_OBJECTS, "~/output/detected_objects") if autoware_available() else None
 
     def publish(self, outcome: DetectionOutcome) -> None:
         """Sends everything that somebody listens to."""
         found, factory = outcome.detections, self._factory
+        self._last = found
         self._boxes.publish(encode_detections(factory, found, deviations=self._deviations))
         if self._velocities.get_subscription_count():
             self._velocities.publish(encode_velocities(factory, found))
@@ -90,6 +94,13 @@ class DetectionOutputs:
         if self._overlay.get_subscription_count():
             picture = draw_mosaic(outcome, self._taps.cameras, self._colors, self._reach_m)
             self._overlay.publish(encode_image(factory, picture, "rgb8", found.stamp_ns, found.frame_id))
+
+    def clear(self, stamp_ns: int) -> None:
+        """Takes the markers of the last boxes away: there are no newer ones."""
+        if self._last is not None and self._markers.get_subscription_count():
+            empty = replace(self._last.take(np.zeros(len(self._last), np.bool_)), stamp_ns=stamp_ns)
+            self._markers.publish(self._markers_of.encode(self._factory, empty))
+        self._last = None
 
     def subscribers(self) -> dict[str, int]:
         """Of the topics that a session waits for."""

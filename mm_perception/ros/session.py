@@ -31,7 +31,9 @@ from mm_perception.ros.player import BagPublishers, header_stamp_ns
 from mm_perception.ros.qos import output_qos
 
 STALL_S = 1.0
-"""A paced player goes on after this long without progress: a set may need messages that come later."""
+"""A paced player goes on after this long without progress of an idle node: a set may need messages that come later."""
+HANG_S = 300.0
+"""A node that works on one observation for this long is given up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +155,7 @@ class FusionSession:
                 if rate > 0:
                     self._spin_until(start_s + (message.log_ns - first_ns) * 1e-9 / rate)
                 elif message.topic == reference:
-                    self._wait_for_room()
+                    self._wait_for_frames(STALL_S)  # so that the node is free for the next one
                 publishers.publish(message)
                 self._executor.spin_once(timeout_sec=0)
                 if message.topic == reference:
@@ -289,26 +291,32 @@ class FusionSession:
     def _progress(self) -> int:
         return self._arrived + self.result.lost() - self._lost_before
 
-    def _wait_for_room(self) -> None:
-        """Until the frames that were sent are done, so that the node's slot is free for the next one."""
-        stalled_since, before = time.monotonic(), self._progress()
-        while self._progress() < self.result.frames and self._process.poll() is None:
-            self._executor.spin_once(timeout_sec=0.02)
-            if self._progress() != before:
-                stalled_since, before = time.monotonic(), self._progress()
-            if time.monotonic() - stalled_since > STALL_S:
-                return
+    def _is_stalled(self, since_s: float, idle_since_s: float, quiet_s: float) -> bool:
+        """Whether an idle node made no progress for a while, or a busy one hangs."""
+        now_s = time.monotonic()
+        return now_s - max(since_s, idle_since_s) > quiet_s or now_s - since_s > HANG_S
 
-    def _wait_for_rest(self, on_change: Callable[[], Any], quiet_s: float = 8.0) -> None:
-        """Until every frame is accounted for, or nothing came for a while."""
-        last_change, before = time.monotonic(), self._progress()
-        while self._progress() < self.result.frames and time.monotonic() - last_change < quiet_s:
-            self._executor.spin_once(timeout_sec=0.05)
+    def _wait_for_frames(self, quiet_s: float, on_change: Callable[[], Any] = lambda: None) -> None:
+        """Until the frames that were sent are all accounted for, or the node is idle and made no progress for a while.
+
+        Raises:
+            EngineError: the node's process ended.
+        """
+        last_change = idle_since = time.monotonic()
+        before = self._progress()
+        while self._progress() < self.result.frames and not self._is_stalled(last_change, idle_since, quiet_s):
+            self._executor.spin_once(timeout_sec=0.02)
             if self._process.poll() is not None:
                 raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
+            if self.result.pipeline.get("unfinished", "0") != "0":
+                idle_since = time.monotonic()
             if self._progress() != before:
                 last_change, before = time.monotonic(), self._progress()
                 on_change()
+
+    def _wait_for_rest(self, on_change: Callable[[], Any], quiet_s: float = 8.0) -> None:
+        """Until every frame is accounted for, or nothing came for a while."""
+        self._wait_for_frames(quiet_s, on_change)
         # The counts that belong to the last result arrive with the next diagnostics.
         published = self._arrived
         deadline = time.monotonic() + 3.0

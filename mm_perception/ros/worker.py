@@ -35,6 +35,7 @@ class InferenceWorker:
         self._condition = threading.Condition()
         self._waiting: deque[tuple[Observation, float]] = deque()
         self._queue_depth = queue_depth
+        self._is_working = False
         self._stopping = False
         self._counts: Counter[str] = Counter()
         self._latency = LatencyLog()
@@ -53,9 +54,11 @@ class InferenceWorker:
             self._condition.notify()
 
     def snapshot(self) -> tuple[dict[str, int], dict[str, LatencySummary]]:
-        """Counts (bundles, published, dropped.<reason>, <task>.failed.<reason>, degraded.<what>) and latencies."""
+        """Counts (bundles, published, dropped.<reason>, <task>.failed.<reason>, degraded.<what>; unfinished: those that
+        wait or are being worked on) and latencies."""
         with self._condition:
-            return dict(self._counts), self._latency.summary()
+            unfinished = len(self._waiting) + self._is_working
+            return {**self._counts, "unfinished": unfinished}, self._latency.summary()
 
     def degraded(self) -> dict[str, str]:
         """What the newest result lacked, by a short name, in words."""
@@ -78,7 +81,12 @@ class InferenceWorker:
                 if self._stopping:
                     return
                 taken = self._waiting.popleft()
-            self._process(*taken)
+                self._is_working = True
+            try:
+                self._process(*taken)
+            finally:
+                with self._condition:
+                    self._is_working = False
 
     def _process(self, observation: Observation, submitted_s: float) -> None:
         clock = StageClock()

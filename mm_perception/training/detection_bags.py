@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,6 @@ def _relabelled(boxes: Detections3D, known: np.ndarray[tuple[int], np.dtype[np.b
     names = [boxes.classes[label] for label in boxes.labels[known]]
     if not np.isfinite(boxes.centers).all():
         raise DataError("true boxes: a middle is not finite")
-    return Detections3D(
-        boxes.centers[known], boxes.sizes_lwh[known], boxes.yaw_rad[known], boxes.velocity[known],
-        boxes.scores[known], np.array([DETECTION_CLASSES.index(name) for name in names], np.int32), DETECTION_CLASSES,
-        boxes.frame_id, boxes.stamp_ns,
-    )  # fmt: skip
+    kept = boxes.take(known)
+    labels = np.array([DETECTION_CLASSES.index(name) for name in names], np.int32)
+    return replace(kept, labels=labels, classes=DETECTION_CLASSES)

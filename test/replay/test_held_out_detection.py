@@ -26,7 +26,6 @@ from mm_perception.replay.held_out_detection import (
     nds_of,
     open_ways,
     summary,
-    taken,
 )
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame
@@ -238,7 +237,7 @@ def test_the_lidar_stream_of_another_network_is_refused():
 
 
 def test_some_boxes_are_taken():
-    kept = taken(boxes(NEAR, FAR, PEOPLE), np.array([False, True, False]))
+    kept = boxes(NEAR, FAR, PEOPLE).take(np.array([False, True, False]))
     assert len(kept) == 1 and kept.scores[0] == pytest.approx(0.8) and kept.centers[0, 0] == -36
 
 

@@ -126,3 +126,46 @@ def test_detector_without_a_lidar_ends_with_a_clear_error(start_session, random_
     session = start_session(rig="rgbt", model="none", detector=str(random_detector), engine="torch")
     assert session._process.wait(120) == 2
     assert "needs a LiDAR" in session.log_tail()
+
+
+def test_markers_go_away_when_there_are_no_newer_boxes():
+    import rclpy
+
+    from mm_perception.engines.detector_card import find_detector_card
+    from mm_perception.pipeline.detection import DetectionOutcome
+    from mm_perception.pipeline.lidar_view import DetectorTaps
+    from mm_perception.ros.messages import RclpyMessages
+    from mm_perception.ros.outputs import DetectionOutputs
+
+    card = find_detector_card("deepinteraction-tiny-untrained")
+    boxes_of_one = Detections3D(
+        np.ones((1, 3), np.float32), np.ones((1, 3), np.float32), np.zeros(1, np.float32), np.ones((1, 2), np.float32),
+        np.ones(1, np.float32), np.zeros(1, np.int32), card.classes, "base_link", STAMPS[0],
+    )  # fmt: skip
+    outcome = DetectionOutcome(boxes_of_one, {}, {}, {}, np.zeros((0, 3), np.float32))
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("outputs", context=context)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    try:
+        outputs = DetectionOutputs(node, RclpyMessages(), card, DetectorTaps("lidar", ("cam",), 1))
+        heard: list[Any] = []
+        array = message_class("visualization_msgs/msg/MarkerArray")
+        node.create_subscription(array, "/outputs/output/detection_markers", heard.append, output_qos())
+        for act in (lambda: outputs.publish(outcome), lambda: outputs.clear(STAMPS[1])):
+            before = len(heard)
+            while not outputs._markers.get_subscription_count():
+                executor.spin_once(timeout_sec=0.05)
+            act()
+            for _ in range(400):
+                if len(heard) > before:
+                    break
+                executor.spin_once(timeout_sec=0.05)
+        shown, gone = ({(m.ns, m.id, m.action) for m in message.markers} for message in heard)
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+    assert shown == {(namespace, 0, 0) for namespace in MARKER_NAMESPACES}
+    assert gone == {(namespace, 0, 2) for namespace in MARKER_NAMESPACES}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ class Gate:
         assert self.open.acquire(timeout=20)
         if observation == "bad":
             raise DataError("bad")
-        return SimpleNamespace(stage_ms={"inference": 1.0})
+        return PerceptionResult(stage_ms={"inference": 1.0})
 
 
 def work_through(observations: list[Any], depth: int) -> tuple[list[Any], list[str], dict[str, int]]:
@@ -48,7 +47,7 @@ def work_through(observations: list[Any], depth: int) -> tuple[list[Any], list[s
             gate.open.release()
             time.sleep(0.002)
             counts, _ = worker.snapshot()
-            done = sum(n for name, n in counts.items() if name != "bundles")
+            done = sum(n for name, n in counts.items() if name not in ("bundles", "unfinished"))
     finally:
         for _ in observations:
             gate.open.release()
@@ -60,7 +59,7 @@ def test_latest_observation_wins_by_default():
     out, problems, counts = work_through([0, 1, 2, 3], 1)
     assert out == [0, 3]
     assert not problems
-    assert counts == {"bundles": 4, "published": 2, "dropped.superseded": 2}
+    assert counts == {"bundles": 4, "published": 2, "dropped.superseded": 2, "unfinished": 0}
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(2, [0, 3, 4]), (4, [0, 1, 2, 3, 4]), (100, [0, 1, 2, 3, 4])])
@@ -74,4 +73,4 @@ def test_bad_observation_is_counted_and_the_next_is_taken():
     out, problems, counts = work_through([0, "bad", 2], 10)
     assert out == [0, 2]
     assert problems == ["DataError"]
-    assert counts == {"bundles": 3, "published": 2, "dropped.DataError": 1}
+    assert counts == {"bundles": 3, "published": 2, "dropped.DataError": 1, "unfinished": 0}
