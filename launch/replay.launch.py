@@ -15,7 +15,9 @@ ARGUMENTS = {
     "bag": (None, "bag to play: an .mcap file or a rosbag2 folder"),
     "rate": ("1.0", "speed of playing"),
     "rig": ("demo", "sensors: a name in config/rigs or a path"),
-    "model": ("", "model card: a name in config/models or a path; empty: as in config/fusion.yaml"),
+    "model": ("", "segmentation: a name in config/models, a path, or none; empty: as in config/fusion.yaml"),
+    "detector": ("", "3D detection: the same, or none; empty: as in config/fusion.yaml"),
+    "output_frame": ("", "frame of the boxes; empty: as in config/fusion.yaml"),
     "engine": ("", "auto, torch, onnxruntime or openvino; empty: as in config/fusion.yaml"),
     "rviz": ("false", "start RViz with config/rviz/fusion.rviz"),
 }
@@ -26,7 +28,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
-    passed_on = {name: LaunchConfiguration(name) for name in ("rig", "model", "engine", "rviz")}
+    names = ("rig", "model", "detector", "output_frame", "engine", "rviz")
+    passed_on = {name: LaunchConfiguration(name) for name in names}
     fusion = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(LAUNCH / "fusion.launch.py")),
         launch_arguments=[*passed_on.items(), ("use_sim_time", "true")],

@@ -243,7 +243,7 @@ class DetectorTraining:
             frame = load_detection_frame(path)
             found = boxes_of(self.answer(frame), self.variant, DETECTION_CLASSES, "lidar", 0)
             pairs.append((scored_boxes(frame.boxes, frame.lidar_points), scored_boxes(found)))
-        present = {name for truth, _ in pairs for name in truth.classes.tolist()}
+        present = {name for truth, _ in pairs for name in truth.counted().classes.tolist()}
         metric = DetectionMetric(tuple(n for n in DETECTION_CLASSES if n in present), with_attributes=False)
         for truth, found_boxes in pairs:
             metric.add(truth, found_boxes)

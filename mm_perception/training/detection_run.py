@@ -19,7 +19,7 @@ from mm_perception.sim.frames import WORLD_VERSION
 from mm_perception.training.curve import LOSS, QUALITY, Row, draw_panels
 from mm_perception.training.detection_loop import COLUMNS, DetectorTraining, StepReport
 from mm_perception.training.detection_recipe import DetectorRecipe
-from mm_perception.training.loop import _machine, choose_device
+from mm_perception.training.loop import choose_device, machine
 from mm_perception.training.world_data import SETS
 
 VAL_SHARE = 0.1
@@ -137,7 +137,7 @@ def train_detector(
     check_card(card)
     check_size(card, train)
     place = choose_device(device)
-    with _machine(threads, place):
+    with machine(threads, place):
         run = DetectorTraining(card.sizes, recipe, train.files, val.files, out, device=str(place), resume=resume)
         try:
             scores = run.run(tell)

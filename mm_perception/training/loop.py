@@ -120,7 +120,7 @@ def train(
     check_sources(card, source_train, source_val)
     out.mkdir(parents=True, exist_ok=True)
     check_folder(out, resume)
-    with _machine(threads, place):
+    with machine(threads, place):
         run = _Run(card, source_train, source_val, recipe, out, place, save_every_s)
         if resume:
             run.restore()
@@ -159,7 +159,7 @@ def check_sources(card: ModelCard, *sources: SampleSource) -> None:
 
 
 @contextlib.contextmanager
-def _machine(threads: int | None, device: torch.device) -> Iterator[None]:
+def machine(threads: int | None, device: torch.device) -> Iterator[None]:
     """Holds torch and OpenCV to some threads and keeps torch's random state; both are put back afterwards."""
     if threads is not None and threads < 1:
         raise ConfigError(f"threads: expected at least 1, got {threads}")
