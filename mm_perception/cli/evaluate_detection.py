@@ -20,7 +20,9 @@ from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import WEIGHT_SUFFIXES
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
 from mm_perception.engines.stamp import default_cache_dir
-from mm_perception.pipeline.box_overlay import detection_colors, draw_birds_eye, draw_boxes, white_for
+from mm_perception.pipeline.box_overlay import detection_colors
+from mm_perception.pipeline.detection import DetectionOutcome, SeenPicture
+from mm_perception.pipeline.detection_overlay import draw_mosaic
 from mm_perception.replay.held_out_detection import BASELINE, FUSION, WAYS, compare_ways, open_ways, summary
 from mm_perception.replay.report import write_png
 from mm_perception.sim.detection_frames import (
@@ -32,7 +34,6 @@ from mm_perception.sim.detection_frames import (
 
 MODEL = "deepinteraction-tiny"
 _SHOWN = ("cam_front_left", "cam_front", "cam_front_right", "cam_back_left", "cam_back", "cam_back_right")
-_COLUMNS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,18 +106,11 @@ def _lidar_card(given: str | None, card: DetectorCard) -> DetectorCard:
 
 
 def all_round(frame: DetectionFrame, found: Detections3D, card: DetectorCard) -> NDArray[np.uint8]:
-    """The six cameras in two rows, and beside them the view from above; truth with a LiDAR return is white."""
+    """All cameras and the view from above; truth with a LiDAR return is white."""
     shown, truth = found.take(found.scores >= card.min_score), frame.boxes.take(frame.lidar_points > 0)
-    colors, images = detection_colors(found.classes), frame.images()
-    pictures = []
-    for name in _SHOWN:
-        i = CAMERAS.index(name)
-        picture = draw_boxes(images[i], truth, frame.lidar2img[i], white_for(truth), thickness=1, scores=False)
-        pictures.append(draw_boxes(picture, shown, frame.lidar2img[i], colors))
-    rows = [np.concatenate(pictures[k : k + _COLUMNS], axis=1) for k in range(0, len(pictures), _COLUMNS)]
-    cameras = np.concatenate(rows)
-    above = draw_birds_eye(frame.points, shown, colors, len(cameras), card.sizes.range_m[3], truth)
-    return np.concatenate([cameras, above], axis=1)
+    seen = dict(zip(CAMERAS, map(SeenPicture, frame.images(), frame.lidar2img), strict=True))
+    outcome = DetectionOutcome(shown, {}, {}, seen, frame.points[:, :3], card.trained)
+    return draw_mosaic(outcome, _SHOWN, detection_colors(found.classes), card.sizes.reach_m, truth)
 
 
 def _cell(value: float | None, interval: list[float] | None, form: str = ".1f") -> str:
