@@ -144,7 +144,8 @@ class _Sink:
             write_png(path, draw_mosaic(outcome, taps.cameras, colors, card.sizes.reach_m, self._truth))
             self.pictures.append(path)
         if self._bag is not None:
-            boxes, velocities = encode_detections(self._bag.factory, found), encode_velocities(self._bag.factory, found)
+            boxes = encode_detections(self._bag.factory, found, deviations=card.deviations)
+            velocities = encode_velocities(self._bag.factory, found)
             self._bag.write("/fusion_node/output/detections", boxes, found.stamp_ns)
             self._bag.write("/fusion_node/output/detection_velocities", velocities, found.stamp_ns)
 

@@ -76,6 +76,12 @@ class DetectorCard(WeightsCard):
             raise ConfigError("; ".join(problems))
 
     @property
+    def deviations(self) -> dict[str, tuple[float, float]]:
+        """By class, where known: of the position along each axis [m], and of the heading [rad], 0 if unknown."""
+        yaw_rad = self.yaw_deviation_rad or {}
+        return {name: (value, yaw_rad.get(name, 0.0)) for name, value in (self.position_deviation_m or {}).items()}
+
+    @property
     def sizes(self) -> DetectorVariant:
         return detector_variant(self.variant)
 

@@ -54,6 +54,15 @@ class CameraModel:
     def has_distortion(self) -> bool:
         return bool(np.any(self.distortion != 0))
 
+    def equals(self, other: CameraModel) -> bool:
+        """Whether both describe the same camera to the bit."""
+        own = (self.width, self.height, self.distortion_model, self.frame_id)
+        return (
+            own == (other.width, other.height, other.distortion_model, other.frame_id)
+            and np.array_equal(self.intrinsics, other.intrinsics)
+            and np.array_equal(self.distortion, other.distortion)
+        )
+
     def resized(self, width: int, height: int) -> CameraModel:
         """The model of the same view on another pixel grid.
 

@@ -32,22 +32,25 @@ class Turn:
     """One turn of a LiDAR that moved evenly between two instants.
 
     Attributes:
-        cloud: points at their own times, in the LiDAR's frame of those times.
-        fixed_from_start: pose of the LiDAR at the cloud's stamp, in a frame that stands still.
+        cloud: points at their own times, in the LiDAR's frame of those times; the stamp may be that of the first point,
+            the last, or any between.
+        fixed_from_start: pose of the LiDAR at `start_ns`, in a frame that stands still.
         fixed_from_end: the same at `end_ns`.
     """
 
     cloud: PointCloud
     fixed_from_start: RigidTransform
     fixed_from_end: RigidTransform
+    start_ns: int
     end_ns: int
 
 
-def turn_end_ns(cloud: PointCloud) -> int:
-    """Time of the last point."""
+def turn_span_ns(cloud: PointCloud) -> tuple[int, int]:
+    """Times of the first and of the last point, at most and at least the stamp."""
     if cloud.offset_ns is None or not len(cloud):
-        return cloud.stamp_ns
-    return cloud.stamp_ns + max(0, int(cloud.offset_ns.max()))
+        return cloud.stamp_ns, cloud.stamp_ns
+    first, last = int(cloud.offset_ns.min()), int(cloud.offset_ns.max())
+    return cloud.stamp_ns + min(0, first), cloud.stamp_ns + max(0, last)
 
 
 def without_own_body(cloud: PointCloud, body: OwnBody) -> NDArray[np.bool_]:
@@ -83,9 +86,10 @@ def _rows(turn: Turn, lidar_from_fixed: RigidTransform, reference_ns: int, body:
     xyz = cloud.xyz[kept]
     out[:, :3] = (lidar_from_fixed @ turn.fixed_from_start).apply(xyz)
     offset_ns = np.zeros(len(xyz), np.int64) if cloud.offset_ns is None else cloud.offset_ns[kept]
-    span_ns = turn.end_ns - cloud.stamp_ns
+    span_ns = turn.end_ns - turn.start_ns
     if span_ns > 0 and cloud.offset_ns is not None:
-        share = np.clip(offset_ns / span_ns, 0.0, 1.0).astype(np.float32)[:, None]
+        since_start = cloud.stamp_ns - turn.start_ns + offset_ns
+        share = np.clip(since_start / span_ns, 0.0, 1.0).astype(np.float32)[:, None]
         out[:, :3] += share * ((lidar_from_fixed @ turn.fixed_from_end).apply(xyz) - out[:, :3])
     out[:, 3] = NO_INTENSITY if cloud.intensity is None else cloud.intensity[kept]
     out[:, 4] = (reference_ns - cloud.stamp_ns - offset_ns) * 1e-9

@@ -17,12 +17,13 @@ from mm_perception.core.types import Detections3D
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Engine
 from mm_perception.geometry.boxes import transformed_boxes
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.detection_boxes import boxes_of
 from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.pipeline.detection_view import SceneBuilder
 from mm_perception.pipeline.intake import Observation
-from mm_perception.pipeline.lidar_view import DetectorTaps
+from mm_perception.pipeline.lidar_view import DetectorTaps, LidarView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,27 @@ class DetectionOutcome:
     pictures: dict[str, SeenPicture]
     points: NDArray[np.float32]
     trained: bool = True
+
+
+STEEPEST_COS = 0.87  # 30 degrees
+FARTHEST_M = 1e5
+"""Coordinates are float32, whose steps are 8 mm this far from the origin."""
+
+
+def _upright(seen: LidarView) -> RigidTransform:
+    """From the LiDAR to the output frame.
+
+    Raises:
+        CalibrationError: it is not known, the frame is steep (boxes turn about its z axis), or its origin too far away.
+    """
+    transform = seen.output_from_lidar
+    if transform is None:
+        raise CalibrationError(f"detector: output frame: {seen.problems['output']}")
+    if transform.rotation[2, 2] < STEEPEST_COS:
+        raise CalibrationError(f"detector: output frame {transform.dst}: expected its z axis to point upwards")
+    if float(np.abs(transform.translation).max()) > FARTHEST_M:
+        raise CalibrationError(f"detector: output frame {transform.dst}: its origin is more than 100 km away")
+    return transform
 
 
 def detector_taps(card: DetectorCard, rig: RigConfig, output_frame: str = "") -> DetectorTaps:
@@ -98,7 +120,7 @@ class DetectionPipeline:
 
         Raises:
             DataError: no LiDAR turn has come yet.
-            CalibrationError: the output frame is not known at the bundle's stamp.
+            CalibrationError: the output frame is not known at the bundle's stamp, or not fit for boxes.
             EngineError: the engine failed or gave values that are not finite.
         """
         card, stamp_ns = self.card, observation.bundle.stamp_ns
@@ -106,8 +128,7 @@ class DetectionPipeline:
             scene = self._scenes.build(observation)
             seen = observation.lidar_view
             assert seen is not None  # or there is no scene
-            if seen.output_from_lidar is None:
-                raise CalibrationError(f"detector: output frame: {seen.problems['output']}")
+            output_from_lidar = _upright(seen)
             view = scene.view
             if card.channel_order == "bgr":
                 view = replace(view, images=view.images[..., ::-1])
@@ -120,11 +141,11 @@ class DetectionPipeline:
             outputs = self.engine.run(inputs.tensors)
         with clock.measure("detection.postprocess"):
             found = boxes_of(outputs, card.sizes, card.classes, seen.frame_id, stamp_ns, card.min_score)
-            found = transformed_boxes(found, seen.output_from_lidar)
-            lidar_from_output = seen.output_from_lidar.inverse().matrix
+            found = transformed_boxes(found, output_from_lidar)
+            lidar_from_output = output_from_lidar.inverse().matrix
             pictures = {
                 name: SeenPicture(scene.view.images[i], scene.view.lidar2img[i] @ lidar_from_output)
                 for name, i in scene.slots.items()
             }
-            points = seen.output_from_lidar.apply(scene.view.points[:, :3])
+            points = output_from_lidar.apply(scene.view.points[:, :3])
         return DetectionOutcome(found, degraded, dict(inputs.lost), pictures, points, card.trained)

@@ -92,6 +92,8 @@ class SceneBuilder:
             degraded[f"{self._taps.lidar}.missing"] = "no turn in the bundle"
         if "motion" in seen.problems:
             degraded["motion.unknown"] = seen.problems["motion"]
+        if seen.turns_left_out:
+            degraded[f"{self._taps.lidar}.turns"] = f"{len(seen.turns)} of {self._taps.turns} turns can be used"
         return degraded
 
     def _camera(self, name: str, observation: Observation, seen: LidarView) -> tuple[CameraView, NDArray[np.float64]]:

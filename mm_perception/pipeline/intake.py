@@ -101,6 +101,15 @@ class MeasurementSynchronizer(Protocol):
     def flush(self) -> list[MatchedSet[Measurement]]: ...
 
 
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A set that waits for transforms; `tried_with`: how many messages of them had come when it was last looked at."""
+
+    matched: MatchedSet[Measurement]
+    give_up_ns: int
+    tried_with: int = -1
+
+
 class Intake:
     """Takes messages one by one, gives observations.
 
@@ -134,7 +143,8 @@ class Intake:
         self._cameras: dict[str, CameraModel] = {}
         self._tree = TransformTree()
         self._jumps_seen = 0
-        self._held: deque[tuple[MatchedSet[Measurement], int]] = deque()
+        self._held: deque[_Held] = deque()
+        self._transforms_seen = 0
         self._synchronizer = synchronizer or make_synchronizer(rig)
         self._tap = LidarTap(rig, taps) if taps else None
         awaits_transforms = bool(rig.fixed_frame) or bool(taps and taps.output_frame)
@@ -193,10 +203,14 @@ class Intake:
             self._follow_time_jumps(measurement.stamp_ns)
             return self._observe_all(matched, now_ns)
         if route.role == "camera_info":
-            self._cameras[route.sensor] = decode_camera_info(msg)
+            camera, known = decode_camera_info(msg), self._cameras.get(route.sensor)
+            # Who keeps something for a camera knows by identity that nothing has changed.
+            self._cameras[route.sensor] = known if known is not None and camera.equals(known) else camera
         elif route.role == "odometry":
+            self._transforms_seen += 1
             self._tree.add(*decode_odometry(msg))
         else:
+            self._transforms_seen += 1
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
                 self.reject(route.topic, error)
         return self._observe_all([], now_ns)
@@ -219,16 +233,20 @@ class Intake:
         """
         for one in matched:
             self.latency.add({"sync_wait": one.waited_ns * 1e-6})
-            self._held.append((one, (now_ns or 0) + self._transform_wait_ns))
+            self._held.append(_Held(one, (now_ns or 0) + self._transform_wait_ns))
         observations = []
         while self._held:
-            one, give_up_ns = self._held[0]
+            held = self._held[0]
+            may_wait = now_ns is not None and now_ns < held.give_up_ns
+            if may_wait and held.tried_with == self._transforms_seen:
+                break
+            held.tried_with = self._transforms_seen
             try:
-                observation = self._observe(one)
+                observation = self._observe(held.matched)
             except Exception as error:  # as in `receive`
                 self.reject("bundle", error)
             else:
-                if not observation.is_complete and now_ns is not None and now_ns < give_up_ns:
+                if may_wait and not observation.is_complete:
                     break
                 observations.append(observation)
             self._held.popleft()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mm_perception.core.errors import CalibrationError
 from mm_perception.core.rig import RigConfig
 from mm_perception.core.types import Measurement, PointCloud, SensorBundle
-from mm_perception.geometry.sweeps import Turn, turn_end_ns
+from mm_perception.geometry.sweeps import Turn, turn_span_ns
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
 
 LONGEST_AGE_NS = 1_000_000_000
-_SLACK = 4  # turns that may have come after the one that belongs to a bundle
+JUMP_NS = 300_000_000
+"""A turn that lies further than this before the newest means that time jumped back, as in `sync.synchronizer`."""
+MOST_TURNS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class LidarView:
         camera_from_lidar: by camera, from the LiDAR at the bundle's stamp to the camera at its own stamp.
         output_from_lidar: at the bundle's stamp; None where it is not known.
         problems: what is not known, by sensor name or "output": each costs a camera, the motion or the result.
-        turns_left_out: turns whose poses are not known.
+        turns_left_out: turns that are lacking: they did not come, or their poses are not known.
     """
 
     frame_id: str
@@ -61,29 +63,42 @@ class LidarTap:
     def __init__(self, rig: RigConfig, taps: DetectorTaps) -> None:
         self.taps = taps
         self._fixed = rig.fixed_frame
-        self._clouds: deque[PointCloud] = deque(maxlen=taps.turns + _SLACK)
+        # A bundle may wait for sensors and then for transforms, while younger turns come.
+        self._keep_ns = LONGEST_AGE_NS + round(2 * rig.max_wait_ms * 1e6)
+        self._clouds: list[PointCloud] = []  # by stamp
+        self._turns_of: dict[int, Turn] = {}  # by stamp, of clouds whose poses were found
+        self._seen = 0
 
     def add(self, cloud: PointCloud) -> None:
-        """Takes a turn. After a jump back in time, what was known belongs to another time and is forgotten."""
-        if self._clouds and cloud.stamp_ns <= self._clouds[-1].stamp_ns:
-            if cloud.stamp_ns == self._clouds[-1].stamp_ns:
-                return  # sent twice
-            self._clouds.clear()
-        self._clouds.append(cloud)
+        """Takes a turn; one that was sent twice is left out.
+
+        After a jump back in time, what was known belongs to another time and is forgotten.
+        """
+        stamps = [one.stamp_ns for one in self._clouds]
+        if stamps and cloud.stamp_ns < stamps[-1] - JUMP_NS:
+            self._clouds, self._turns_of, self._seen, stamps = [], {}, 0, []
+        i = bisect.bisect_left(stamps, cloud.stamp_ns)
+        if i < len(stamps) and stamps[i] == cloud.stamp_ns:
+            return
+        self._clouds.insert(i, cloud)
+        self._seen += 1
+        oldest_ns = self._clouds[-1].stamp_ns - self._keep_ns
+        self._clouds = [one for one in self._clouds if one.stamp_ns >= oldest_ns][-MOST_TURNS:]
+        kept = {one.stamp_ns for one in self._clouds}
+        self._turns_of = {stamp_ns: turn for stamp_ns, turn in self._turns_of.items() if stamp_ns in kept}
 
     def view(self, bundle: SensorBundle, tree: TransformTree) -> LidarView | None:
         """None if no turn has come yet."""
         newest = bundle.measurements.get(self.taps.lidar)
         clouds = self._usable(newest if isinstance(newest, PointCloud) else None, bundle.stamp_ns)
-        if not self._clouds:
+        if not self._clouds and not clouds:
             return None
-        frame, stamp_ns = self._clouds[-1].frame_id, bundle.stamp_ns
+        frame, stamp_ns = (clouds or self._clouds)[-1].frame_id, bundle.stamp_ns
         problems: dict[str, str] = {}
-
         lidar_from_fixed = None
         if self._fixed:
             lidar_from_fixed = _looked_up(tree, frame, self._fixed, stamp_ns, "motion", problems)
-        turns, left_out = self._turns(clouds, tree, lidar_from_fixed, problems)
+        turns = self._turns(clouds, tree, lidar_from_fixed, problems)
         cameras: dict[str, RigidTransform] = {}
         for name in self.taps.cameras:
             measurement = bundle.measurements.get(name)
@@ -95,12 +110,15 @@ class LidarTap:
                 problems[name] = str(error)
         output = _looked_up(tree, self.taps.output_frame or frame, frame, stamp_ns, "output", problems)
         still = lidar_from_fixed or RigidTransform.identity(frame)
-        return LidarView(frame, turns, still, cameras, output, problems, left_out)
+        expected = min(self.taps.turns, self._seen)
+        return LidarView(frame, turns, still, cameras, output, problems, max(0, expected - len(turns)))
 
     def _usable(self, newest: PointCloud | None, stamp_ns: int) -> list[PointCloud]:
         """Turns up to the one that was matched to the bundle, none much older than the bundle."""
         last_ns = stamp_ns if newest is None else newest.stamp_ns
         young = [c for c in self._clouds if c.stamp_ns <= last_ns and stamp_ns - c.stamp_ns <= LONGEST_AGE_NS]
+        if newest is not None and (not young or young[-1].stamp_ns != last_ns):
+            young.append(newest)
         return young[-self.taps.turns :]
 
     def _between(
@@ -117,27 +135,29 @@ class LidarTap:
         tree: TransformTree,
         lidar_from_fixed: RigidTransform | None,
         problems: dict[str, str],
-    ) -> tuple[tuple[Turn, ...], int]:
+    ) -> tuple[Turn, ...]:
         """Turns with their poses; without a known motion the newest alone, as it is."""
-        if lidar_from_fixed is None:
-            return tuple(_unmoved(cloud) for cloud in clouds[-1:]), max(0, len(clouds) - 1)
         turns: list[Turn] = []
-        for cloud in clouds:
+        for cloud in clouds if lidar_from_fixed is not None else ():
             try:
                 turns.append(self._turn(cloud, tree))
             except CalibrationError as error:
                 if cloud is clouds[-1]:
                     problems["motion"] = str(error)
-        if clouds and "motion" in problems:
-            still = lidar_from_fixed.inverse()
-            turns.append(Turn(clouds[-1], still, still, clouds[-1].stamp_ns))
-        return tuple(turns), len(clouds) - len(turns)
+        if clouds and (lidar_from_fixed is None or "motion" in problems):
+            cloud = clouds[-1]
+            here = RigidTransform.identity(cloud.frame_id) if lidar_from_fixed is None else lidar_from_fixed.inverse()
+            turns.append(Turn(cloud, here, here, cloud.stamp_ns, cloud.stamp_ns))
+        return tuple(turns)
 
     def _turn(self, cloud: PointCloud, tree: TransformTree) -> Turn:
-        end_ns = turn_end_ns(cloud)
-        first = tree.lookup(self._fixed, cloud.frame_id, cloud.stamp_ns)
-        last = first if end_ns == cloud.stamp_ns else tree.lookup(self._fixed, cloud.frame_id, end_ns)
-        return Turn(cloud, first, last, end_ns)
+        """Raises CalibrationError if a pose is not known. A pose that was found once stays."""
+        if cloud.stamp_ns not in self._turns_of:
+            start_ns, end_ns = turn_span_ns(cloud)
+            first = tree.lookup(self._fixed, cloud.frame_id, start_ns)
+            last = first if end_ns == start_ns else tree.lookup(self._fixed, cloud.frame_id, end_ns)
+            self._turns_of[cloud.stamp_ns] = Turn(cloud, first, last, start_ns, end_ns)
+        return self._turns_of[cloud.stamp_ns]
 
 
 def _looked_up(
@@ -148,8 +168,3 @@ def _looked_up(
     except CalibrationError as error:
         problems[what] = str(error)
         return None
-
-
-def _unmoved(cloud: PointCloud) -> Turn:
-    here = RigidTransform.identity(cloud.frame_id)
-    return Turn(cloud, here, here, cloud.stamp_ns)

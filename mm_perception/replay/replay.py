@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mm_perception.bags.reader import BagMessage, BagReader
-from mm_perception.core.errors import BagError, DataError, MmPerceptionError
+from mm_perception.core.errors import BagError, CalibrationError, DataError, MmPerceptionError
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.detection import DetectionScores
@@ -166,7 +166,10 @@ def replay_bag(
                 report.degraded.update(result.detection.degraded)
                 if on_pose is not None:
                     found = result.detection.detections
-                    on_pose(found, to_truth(found, rig.fixed_frame, found.stamp_ns))
+                    try:
+                        on_pose(found, to_truth(found, rig.fixed_frame, found.stamp_ns))
+                    except CalibrationError:
+                        report.dropped["submission: CalibrationError"] += 1
                 truth = objects.compare(result.detection.detections, to_truth)
                 if truth is not None and on_truth is not None:
                     on_truth(truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 
 from mm_perception.metrics.latency import LatencySummary
@@ -76,7 +76,7 @@ def pipeline_status(
     """The inference worker's state.
 
     Args:
-        degraded: what the newest result lacked.
+        degraded: what the newest result lacked; names that end in "failed", or "result", are of what did not come.
     """
     segmentation, detection = perception.segmentation, perception.detection
     trained = all(card.trained for card in perception.cards)
@@ -89,11 +89,10 @@ def pipeline_status(
     for stage, summary in latency.items():
         values[f"{stage}.median_ms"] = f"{summary.median_ms:.2f}"
         values[f"{stage}.p95_ms"] = f"{summary.p95_ms:.2f}"
-    failed = Counter({k: n for k, n in counts.items() if k.endswith("Error")})
-    if failed:
-        return title, ERROR, "failed steps: " + ", ".join(f"{k} {n}" for k, n in failed.items()), values
     if degraded:
-        return title, WARN, "degraded: " + "; ".join(f"{what}: {why}" for what, why in degraded.items()), values
+        failed = any(what == "result" or what.endswith(".failed") for what in degraded)
+        lacking = "; ".join(f"{what}: {why}" for what, why in degraded.items())
+        return title, ERROR if failed else WARN, f"{'failed' if failed else 'degraded'}: {lacking}", values
     if not trained:
         names = ", ".join(card.name for card in perception.cards if not card.trained)
         return title, WARN, f"untrained weights: what {names} gives means nothing", values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -52,6 +53,7 @@ class FusionNode(Node):
         self._factory = RclpyMessages()
         self._last_logged: dict[tuple[str, str], float] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
+        self._log_lock = threading.Lock()
         filters = self.settings.sync_policy == "message_filters"
         synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
         self.intake = Intake(rig, self._on_problem, synchronizer, self.perception.taps)
@@ -60,7 +62,8 @@ class FusionNode(Node):
             self.intake, lambda sensor: self._subscriptions_by_sensor[sensor].get_publisher_count()
         )
         self._create_outputs()
-        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem, self.settings.queue_depth)
+        depth = self.settings.queue_depth
+        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem, depth, self._clear)
         for topic in self.intake.inputs:
             self._subscribe(topic)
         self.create_timer(_POLL_PERIOD_S, self._poll)
@@ -108,7 +111,12 @@ class FusionNode(Node):
             self._segmentation.publish(reference, result.segmentation, alpha)
         if self._detection is not None and result.detection is not None:
             self._detection.publish(result.detection)
-        elif self._detection is not None:
+        else:
+            self._clear(observation)
+
+    def _clear(self, observation: Observation) -> None:
+        """Called in the worker's thread: there are no boxes of this observation."""
+        if self._detection is not None:
             self._detection.clear(observation.bundle.stamp_ns)
 
     def publish_diagnostics(self) -> None:
@@ -133,11 +141,13 @@ class FusionNode(Node):
         """Logs a dropped message, at most once in a while per place and kind."""
         key = (where, type(error).__name__)
         now = time.monotonic()
-        if now - self._last_logged.get(key, -1e9) < _LOG_AGAIN_AFTER_S:
-            self._suppressed[key] += 1
-            return
-        more = f" ({self._suppressed.pop(key)} more like it)" if self._suppressed[key] else ""
-        self._last_logged[key] = now
+        with self._log_lock:  # both threads report
+            if now - self._last_logged.get(key, -1e9) < _LOG_AGAIN_AFTER_S:
+                self._suppressed[key] += 1
+                return
+            count = self._suppressed.pop(key, 0)
+            self._last_logged[key] = now
+        more = f" ({count} more like it)" if count else ""
         self.get_logger().warning(f"{where}: dropped: {type(error).__name__}: {error}{more}")
 
     def shut_down(self) -> None:

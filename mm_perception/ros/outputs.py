@@ -66,8 +66,7 @@ class DetectionOutputs:
         self._factory, self._taps = factory, taps
         self._reach_m = card.sizes.reach_m
         self._colors = detection_colors(card.classes)
-        position_m, yaw_rad = card.position_deviation_m or {}, card.yaw_deviation_rad or {}
-        self._deviations = {name: (position_m[name], yaw_rad.get(name, 0.0)) for name in position_m}
+        self._deviations = card.deviations
         self._markers_of = MarkerWriter(self._colors)
 
         def publisher(type_name: str, topic: str) -> Any:

@@ -286,26 +286,28 @@ class FusionSession:
     @property
     def _arrived(self) -> int:
         """Frames whose outputs have all come; messages of two topics come in any order."""
-        return min(self._came[name] for name in self._awaited)
+        return min(self._came[name] + self._failed(name) for name in self._awaited)
+
+    def _failed(self, name: str) -> int:
+        """Frames of which an output will not come, because its task failed while the other's result came."""
+        task = "segmentation" if name in ("segmentation", "overlay") else "detection"
+        return sum(int(n) for key, n in self.result.pipeline.items() if key.startswith(f"{task}.failed."))
 
     def _progress(self) -> int:
         return self._arrived + self.result.lost() - self._lost_before
-
-    def _is_stalled(self, since_s: float, idle_since_s: float, quiet_s: float) -> bool:
-        """Whether an idle node made no progress for a while, or a busy one hangs."""
-        now_s = time.monotonic()
-        return now_s - max(since_s, idle_since_s) > quiet_s or now_s - since_s > HANG_S
 
     def _wait_for_frames(self, quiet_s: float, on_change: Callable[[], Any] = lambda: None) -> None:
         """Until the frames that were sent are all accounted for, or the node is idle and made no progress for a while.
 
         Raises:
-            EngineError: the node's process ended.
+            EngineError: the node's process ended, or works on one observation without end.
         """
         last_change = idle_since = time.monotonic()
         before = self._progress()
-        while self._progress() < self.result.frames and not self._is_stalled(last_change, idle_since, quiet_s):
+        while self._progress() < self.result.frames and time.monotonic() - max(last_change, idle_since) <= quiet_s:
             self._executor.spin_once(timeout_sec=0.02)
+            if time.monotonic() - last_change > HANG_S:
+                raise EngineError(f"the fusion node gave nothing for {HANG_S:.0f} s:\n{self.report()}")
             if self._process.poll() is not None:
                 raise EngineError(f"the fusion node ended with code {self._process.returncode}:\n{self.log_tail()}")
             if self.result.pipeline.get("unfinished", "0") != "0":

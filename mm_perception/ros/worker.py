@@ -25,8 +25,10 @@ class InferenceWorker:
         on_result: Callable[[Observation, PerceptionResult], None],
         on_problem: Callable[[str, Exception], None],
         queue_depth: int = 1,
+        on_drop: Callable[[Observation], None] = lambda observation: None,
     ) -> None:
         """Args:
+        on_drop: is given each observation that gave no result, in the worker's thread.
         queue_depth: how many observations wait at most while one is worked on; 1: the latest wins.
         """
         self._perception = perception
@@ -40,6 +42,7 @@ class InferenceWorker:
         self._counts: Counter[str] = Counter()
         self._latency = LatencyLog()
         self._degraded: dict[str, str] = {}
+        self._on_drop = on_drop
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -61,7 +64,7 @@ class InferenceWorker:
             return {**self._counts, "unfinished": unfinished}, self._latency.summary()
 
     def degraded(self) -> dict[str, str]:
-        """What the newest result lacked, by a short name, in words."""
+        """What the newest result lacked, by a short name, in words; "result" if there was none at all."""
         with self._condition:
             return dict(self._degraded)
 
@@ -84,6 +87,9 @@ class InferenceWorker:
                 self._is_working = True
             try:
                 self._process(*taken)
+            except Exception:  # even what reports failures may fail; the thread goes on
+                with self._condition:
+                    self._counts["dropped.internal"] += 1
             finally:
                 with self._condition:
                     self._is_working = False
@@ -99,7 +105,9 @@ class InferenceWorker:
         except Exception as error:  # one bad observation must not end the vehicle's perception
             with self._condition:
                 self._counts[f"dropped.{type(error).__name__}"] += 1
+                self._degraded = {"result": f"{type(error).__name__}: {error}"}
             self._on_problem("bundle", error)
+            self._on_drop(observation)
             return
         degraded = result.detection.degraded if result.detection is not None else {}
         for task, failure in result.failures.items():

@@ -131,7 +131,7 @@ def _turns(
         scene = sensors.scene(end_s - SWEEP_NS * 0.5e-9)
         cloud, ids = sensors.sweep(lidar, [scene], start_ns, start_s, number * SWEEPS + k)
         first, last = (world.ego_pose(t) @ lidar.base_from_lidar for t in (start_s, end_s))
-        turns.append(Turn(cloud, first, last, start_ns + SWEEP_NS))
+        turns.append(Turn(cloud, first, last, start_ns, start_ns + SWEEP_NS))
     reference = (world.ego_pose(time_s) @ lidar.base_from_lidar).inverse()
     return turns_table(turns, reference, zero_ns + round(time_s * 1e9)), ids
 

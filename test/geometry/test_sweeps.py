@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mm_perception.core.types import PointCloud
-from mm_perception.geometry.sweeps import OwnBody, Turn, turn_end_ns, turns_table, without_own_body
+from mm_perception.geometry.sweeps import OwnBody, Turn, turn_span_ns, turns_table, without_own_body
 from mm_perception.geometry.transforms import RigidTransform
 
 TURN_NS = 100_000_000
@@ -28,7 +28,7 @@ def turn(start_ns, with_times=True):
 
 def moving_turn(start_ns, with_times=True):
     end_ns = start_ns + TURN_NS
-    return Turn(turn(start_ns, with_times), pose(start_ns), pose(end_ns), end_ns)
+    return Turn(turn(start_ns, with_times), pose(start_ns), pose(end_ns), start_ns, end_ns)
 
 
 def test_a_wall_seen_from_a_moving_vehicle_lies_at_one_place():
@@ -46,7 +46,7 @@ def test_a_wall_seen_from_a_moving_vehicle_lies_at_one_place():
 def test_an_origin_far_away_costs_no_precision():
     far = RigidTransform("map", "odom", np.eye(3), np.array([4.5e5, 5.4e6, 30.0]))
     one = moving_turn(0)
-    distant = Turn(one.cloud, far @ one.fixed_from_start, far @ one.fixed_from_end, one.end_ns)
+    distant = Turn(one.cloud, far @ one.fixed_from_start, far @ one.fixed_from_end, one.start_ns, one.end_ns)
     near = turns_table([one], pose(TURN_NS).inverse(), TURN_NS)
     np.testing.assert_allclose(turns_table([distant], (far @ pose(TURN_NS)).inverse(), TURN_NS), near, atol=1e-5)
 
@@ -58,8 +58,19 @@ def test_clouds_without_times_are_taken_at_their_stamp():
 
 
 def test_a_turn_ends_with_its_last_point():
-    assert turn_end_ns(turn(5)) == 5 + TURN_NS - 1
-    assert turn_end_ns(turn(5, with_times=False)) == 5
+    assert turn_span_ns(turn(5)) == (5, 5 + TURN_NS - 1)
+    assert turn_span_ns(turn(5, with_times=False)) == (5, 5)
+
+
+def test_a_turn_that_is_stamped_at_its_end_is_straightened_alike():
+    one = turn(0)
+    assert one.offset_ns is not None
+    late = PointCloud(one.xyz, TURN_NS, "lidar", one.intensity, None, one.offset_ns - TURN_NS)
+    assert turn_span_ns(late) == (0, TURN_NS)
+    table = turns_table([Turn(late, pose(0), pose(TURN_NS), *turn_span_ns(late))], pose(TURN_NS).inverse(), TURN_NS)
+    expected = turns_table([moving_turn(0)], pose(TURN_NS).inverse(), TURN_NS)
+    np.testing.assert_allclose(table, expected, atol=1e-5)
+    assert np.ptp(table[:, 0]) < 1e-4 < np.ptp(late.xyz[:, 0])
 
 
 def test_points_on_the_own_vehicle_are_taken_off():
@@ -71,5 +82,5 @@ def test_points_on_the_own_vehicle_are_taken_off():
 def test_no_turn_and_an_empty_turn_have_no_points():
     assert turns_table([], pose(0), 0).shape == (0, 5)
     empty = PointCloud(np.zeros((0, 3), np.float32), 5, "lidar", np.zeros(0, np.float32), None, np.zeros(0, np.int64))
-    assert turns_table([Turn(empty, pose(0), pose(TURN_NS), TURN_NS)], pose(0).inverse(), 0).shape == (0, 5)
-    assert turn_end_ns(empty) == 5
+    assert turns_table([Turn(empty, pose(0), pose(TURN_NS), 0, TURN_NS)], pose(0).inverse(), 0).shape == (0, 5)
+    assert turn_span_ns(empty) == (5, 5)

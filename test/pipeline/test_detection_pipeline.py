@@ -25,13 +25,14 @@ from mm_perception.core.types import Detections3D, PointCloud, SegmentationMap
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.geometry.boxes import box_corners, transformed_boxes
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.geometry.transforms import RigidTransform, TransformTree
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.box_overlay import detection_colors
 from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, detector_taps
 from mm_perception.pipeline.detection_overlay import draw_mosaic
 from mm_perception.pipeline.detection_view import camera_view
 from mm_perception.pipeline.intake import Intake, Observation
+from mm_perception.pipeline.lidar_view import LidarTap
 from mm_perception.pipeline.perception import Perception
 from mm_perception.sim.rig import simulated_rig
 
@@ -213,7 +214,7 @@ def test_no_turn_at_all_is_an_error_and_an_old_one_is_flagged(pipeline_of):
     old = Scene(clouds=[encode_point_cloud(BAG, turn_of_wall(T - 3 * TURN_NS))]).outcome(pipeline)
     assert set(old.degraded) == {"lidar.missing"} and len(old.points) == len(WALL)
     too_old = Scene(clouds=[encode_point_cloud(BAG, turn_of_wall(T - 30 * TURN_NS))]).outcome(pipeline)
-    assert set(too_old.degraded) == {"lidar.missing", "lidar.empty"}
+    assert set(too_old.degraded) == {"lidar.missing", "lidar.empty", "lidar.turns"}
 
 
 def test_black_and_missing_cameras_are_flagged_and_others_are_used(pipeline_of):
@@ -262,7 +263,7 @@ def test_calibration_that_is_missing_wrong_or_singular_costs_that_camera(pipelin
 
 def test_unknown_motion_is_flagged(pipeline_of):
     outcome = Scene(with_motion=False).outcome(pipeline_of())
-    assert set(outcome.degraded) == {"motion.unknown"}
+    assert set(outcome.degraded) == {"motion.unknown", "lidar.turns"}
     assert set(outcome.pictures) == set(RIG.detector_cameras), "cameras by their mounts"
 
 
@@ -366,3 +367,66 @@ def test_boxes_turn_with_their_frame():
     assert moved.frame_id == "map" and moved.yaw_rad[0] == pytest.approx(np.pi / 2)
     corners = quarter.apply(box_corners(boxes.centers, boxes.sizes_lwh, boxes.yaw_rad)[0])
     np.testing.assert_allclose(box_corners(moved.centers, moved.sizes_lwh, moved.yaw_rad)[0], corners, atol=1e-5)
+
+
+def test_turns_in_any_order_and_many_younger_ones_change_nothing(pipeline_of):
+    pipeline = pipeline_of()
+    expected = Scene().outcome(pipeline)
+    turns = {k: encode_point_cloud(BAG, turn_of_wall(T - k * TURN_NS)) for k in (3, 2, 1)}
+    shuffled = Scene(clouds=[turns[3], turns[1], turns[2], turns[1]]).outcome(pipeline)
+    np.testing.assert_array_equal(shuffled.points, expected.points)
+    assert shuffled.degraded == {}
+    younger = [encode_point_cloud(BAG, turn_of_wall(T + k * TURN_NS // 20)) for k in range(1, 20)]
+    late = Scene(clouds=[*turns.values(), *younger]).outcome(pipeline)
+    np.testing.assert_array_equal(late.points, expected.points)
+
+
+def test_turns_of_a_time_before_a_jump_back_are_forgotten(pipeline_of):
+    pipeline = pipeline_of()
+    tap = LidarTap(RIG, pipeline.taps)
+    for start_ns in (T + 10 * TURN_NS, T + 11 * TURN_NS, T - 2 * TURN_NS, T - TURN_NS):
+        tap.add(turn_of_wall(start_ns))
+    observation, _ = Scene().observe(pipeline)
+    tree = TransformTree()
+    tree.set_static(LIDAR.base_from_lidar)
+    for t_ns in range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4):
+        tree.add(odom_from_base(t_ns), t_ns)
+    view = tap.view(observation.bundle, tree)
+    assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - 2 * TURN_NS, T - TURN_NS]
+    assert view.turns_left_out == 0, "no third turn has come since"
+
+
+def test_a_set_that_waits_is_looked_at_again_only_when_transforms_came(pipeline_of, monkeypatch):
+    pipeline = pipeline_of()
+    scene = Scene(with_motion=False)
+    intake = scene.intake(pipeline)
+    looked: list[int] = []
+    view = LidarTap.view
+    monkeypatch.setattr(LidarTap, "view", lambda *a: looked.append(1) or view(*a))
+    for name, camera in scene.infos.items():
+        intake.receive(f"/sim/{name}/camera_info", encode_camera_info(BAG, camera, T), 0)
+    for cloud in scene.clouds:
+        intake.receive("/sim/lidar/points", cloud, 0)
+    for name, message in scene.images.items():
+        intake.receive(f"/sim/{name}/image_raw/compressed", message, 0)
+    wait_ns = round(RIG.max_wait_ms * 1e6)
+    assert intake.poll(wait_ns) == [], "the set is ready and waits for its transforms"
+    before = len(looked)
+    for k in range(5):
+        assert intake.poll(wait_ns + k) == []
+    assert len(looked) == before
+    moments = range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4)
+    found = [o for t in moments for o in intake.receive("/tf", encode_transforms(BAG, [odom_from_base(t)], t), wait_ns)]
+    assert len(found) == 1 and found[0].is_complete
+    same = found[0].calibration.cameras["cam_back"]
+    intake.receive("/sim/cam_back/camera_info", encode_camera_info(BAG, scene.infos["cam_back"], T + 1), 0)
+    assert intake._cameras["cam_back"] is same, "an equal CameraInfo is the same camera"
+
+
+def test_boxes_are_not_put_into_a_steep_or_distant_frame(pipeline_of):
+    optical = "cam_front_optical_frame"
+    with pytest.raises(CalibrationError, match="z axis to point upwards"):
+        Scene().outcome(pipeline_of(output_frame=optical))
+    far = RigidTransform("utm", "odom", np.eye(3), np.array([4.5e5, 5.4e6, 0.0]))
+    with pytest.raises(CalibrationError, match="100 km"):
+        Scene(extra_static=(far,)).outcome(pipeline_of(output_frame="utm"))
