@@ -163,9 +163,11 @@ def _frames(args: argparse.Namespace, card: DetectorCard, console: Console) -> t
             with Progress(console=console, transient=True) as progress:
                 task = progress.add_task(f"reading {path}", total=None)
                 show = partial(advance, progress, task)
-                if path.suffix in BAG_SUFFIXES:
-                    files = bag_frames(path, load_rig(args.rig), card, args.world_cache, show)
+                if path.suffix in BAG_SUFFIXES or (path / "metadata.yaml").is_file():
+                    files, unused = bag_frames(path, load_rig(args.rig), card, args.world_cache, show)
                     sets.append(FrameSet(tuple(files), path.name))
+                    for why, count in unused.most_common(10):
+                        console.print(f"[yellow]{path}: {count} left out: {why}", highlight=False)
                 else:
                     sets.append(frames_at(path, show))
     return (sets[0], sets[1]) if len(sets) == 2 else without_last(sets[0])

@@ -23,7 +23,7 @@ class TrueObjects:
     """Boxes of one instant.
 
     Attributes:
-        boxes: scores are 1 where the message has none; velocities NaN where they are not known.
+        boxes: with the scores of the message; velocities NaN where they are not known.
         lidar_points: (N,) returns, -1 where nobody counted them.
     """
 
@@ -38,7 +38,8 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         states: the PointCloud2 beside it.
 
     Raises:
-        DataError: a box without a hypothesis, values that are not finite, or states of another number of objects.
+        DataError: a box without a hypothesis, a quaternion of zeros, values that are not finite, or states of another
+            number of objects.
     """
     names: list[str] = []
     rows: list[tuple[float, ...]] = []
@@ -48,6 +49,8 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         best = max((r.hypothesis for r in item.results), key=lambda h: h.score)
         names.append(str(best.class_id))
         p, q, s = item.bbox.center.position, item.bbox.center.orientation, item.bbox.size
+        if not (q.x or q.y or q.z or q.w):
+            raise DataError(f"object {i}: its orientation is a quaternion of zeros")
         yaw = float(np.arctan2(2 * (q.w * q.z + q.x * q.y), q.w**2 + q.x**2 - q.y**2 - q.z**2))
         rows.append((p.x, p.y, p.z, s.x, s.y, s.z, yaw, float(best.score)))
     table = np.array(rows, np.float32).reshape(-1, 8)

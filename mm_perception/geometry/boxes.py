@@ -44,6 +44,13 @@ def transformed_boxes(boxes: Detections3D, transform: RigidTransform) -> Detecti
     )
 
 
+def moved_on(boxes: Detections3D, stamp_ns: int) -> Detections3D:
+    """The same boxes at another instant; those whose velocity is not known stay where they are."""
+    step = np.nan_to_num(boxes.velocity) * np.float32((stamp_ns - boxes.stamp_ns) * 1e-9)
+    centers = boxes.centers + np.pad(step, ((0, 0), (0, 1)))
+    return replace(boxes, centers=centers.astype(np.float32), stamp_ns=stamp_ns)
+
+
 def count_points_inside(xyz: NDArray[np.floating], boxes: Detections3D) -> NDArray[np.int64]:
     """How many of the (P, 3) points, given in the boxes' frame, each of N boxes holds. Returns (N,)."""
     counts = np.zeros(len(boxes), dtype=np.int64)

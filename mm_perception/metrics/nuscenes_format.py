@@ -125,22 +125,27 @@ def _yaw(rotation: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.
     return np.asarray(np.arctan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z))
 
 
-def scored_boxes(boxes: Detections3D, points: np.ndarray[Any, np.dtype[np.int64]] | None = None) -> ScoredBoxes:
-    """Boxes for the metric; distances are from the origin of their frame, so that frame is to be the vehicle's.
+def scored_boxes(
+    boxes: Detections3D,
+    points: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    origin: np.ndarray[Any, np.dtype[np.float64]] | None = None,
+) -> ScoredBoxes:
+    """Boxes for the metric.
 
     Args:
         boxes: the detector names no attributes, so there are none.
         points: (N,) LiDAR returns, of truth.
+        origin: (2,) the vehicle's place in the frame of the boxes [m]; None: that frame's origin.
 
     Raises:
         DataError: a size is zero, a velocity infinite, or a class not one of nuScenes.
     """
     names = np.array([boxes.classes[i] for i in boxes.labels], dtype=str)
+    away = boxes.centers[:, :2].astype(float) - (np.zeros(2) if origin is None else origin)
     return ScoredBoxes(
         boxes.centers.astype(np.float64), boxes.sizes_lwh.astype(np.float64), boxes.yaw_rad.astype(np.float64),
         boxes.velocity.astype(np.float64), names, boxes.scores.astype(np.float64),
-        np.full(len(names), "", dtype=object).astype(str), np.linalg.norm(boxes.centers[:, :2].astype(float), axis=1),
-        points,
+        np.full(len(names), "", dtype=object).astype(str), np.linalg.norm(away, axis=1), points,
     )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from mm_perception.engines.load import load_engine
 from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.pipeline.detection_boxes import boxes_of
-from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
+from mm_perception.pipeline.detection_inputs import DetectorEncoder
+from mm_perception.replay.frame_view import frame_view
 from mm_perception.replay.held_out import FEWEST_WORLDS
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, detection_rig
@@ -128,7 +129,9 @@ def compare_ways(
     try:
         for frame in frames:
             needed = {way.cameras for way in ways.values()}
-            tensors = {seeing: encoders[seeing].encode(view_of(frame, card, seeing)).tensors for seeing in needed}
+            bgr = card.channel_order == "bgr"
+            views = {seeing: frame_view(frame, bgr=bgr, cameras=seeing) for seeing in needed}
+            tensors = {seeing: encoders[seeing].encode(view).tensors for seeing, view in views.items()}
             found = {}
             for name, (engine, cameras) in ways.items():
                 given = {spec.name: tensors[cameras][spec.name] for spec in engine.inputs}
@@ -146,18 +149,6 @@ def compare_ways(
         for way in ways.values():
             way.engine.close()
     return result
-
-
-def view_of(frame: DetectionFrame, card: DetectorCard, cameras: bool = True) -> DetectorView:
-    """What the detector is given of a frame.
-
-    Args:
-        cameras: False: all of them are missing.
-    """
-    images = np.stack(frame.images())
-    if card.channel_order == "bgr":
-        images = images[..., ::-1]
-    return DetectorView(images, np.full(len(images), cameras), frame.lidar2img, frame.points)
 
 
 class Judged:

@@ -136,8 +136,8 @@ def replay_bag(
     intake = Intake(rig, on_problem, taps=perception.taps)
     latency = LatencyLog()
 
-    def to_truth(found: Detections3D, frame: str, stamp_ns: int) -> RigidTransform:
-        return intake.transform(frame, stamp_ns, found.frame_id, found.stamp_ns)
+    def between(src: str, src_ns: int, dst: str, dst_ns: int) -> RigidTransform:
+        return intake.transform(dst, dst_ns, src, src_ns)
 
     with BagReader(path) as bag:
         reference_topic = rig.sensor(rig.reference).input_topic
@@ -164,13 +164,13 @@ def replay_bag(
             if result.detection is not None:
                 report.detected += 1
                 report.degraded.update(result.detection.degraded)
+                found, seen = result.detection.detections, observation.lidar_view
                 if on_pose is not None:
-                    found = result.detection.detections
                     try:
-                        on_pose(found, to_truth(found, rig.fixed_frame, found.stamp_ns))
+                        on_pose(found, between(found.frame_id, found.stamp_ns, rig.fixed_frame, found.stamp_ns))
                     except CalibrationError:
                         report.dropped["submission: CalibrationError"] += 1
-                truth = objects.compare(result.detection.detections, to_truth)
+                truth = objects.compare(found, between, (seen.frame_id, found.stamp_ns) if seen else None)
                 if truth is not None and on_truth is not None:
                     on_truth(truth)
             if on_result is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from mm_perception.bags.reader import BagReader
+from mm_perception.codec.fields import decode_stamp
 from mm_perception.codec.image import decode_labels
 from mm_perception.codec.objects import TrueObjects, decode_objects
-from mm_perception.core.errors import DataError, MmPerceptionError
+from mm_perception.core.errors import BagError, DataError, MmPerceptionError
 from mm_perception.core.types import Detections3D, LabelImage, SegmentationMap
-from mm_perception.geometry.boxes import transformed_boxes
+from mm_perception.geometry.boxes import moved_on, transformed_boxes
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes
 from mm_perception.metrics.nuscenes_format import scored_boxes
@@ -23,8 +26,12 @@ _KEPT = 32
 OBJECTS_TOLERANCE_NS = 60_000_000
 """Boxes may be stamped by another sensor than the bundle: on nuScenes by the LiDAR."""
 
-TruthFrame = Callable[[Detections3D, str, int], RigidTransform]
-"""From boxes, a frame and its instant [ns] to the transform that takes the boxes there."""
+LONGEST_VEHICLE_M = 20.0
+"""A frame whose origin is nearer to the LiDAR is the vehicle's."""
+OBJECTS_TYPE, STATES_TYPE = "vision_msgs/msg/Detection3DArray", "sensor_msgs/msg/PointCloud2"
+
+TruthFrame = Callable[[str, int, str, int], RigidTransform]
+"""From two frames, each with its instant [ns], to the transform from the first to the second."""
 
 
 class _Stream(Generic[T]):
@@ -64,7 +71,7 @@ class _Stream(Generic[T]):
         nearest = min(self._waiting, key=lambda stamp: abs(stamp - stamp_ns), default=None)
         if nearest is None or abs(nearest - stamp_ns) > self._tolerance_ns:
             return None
-        return self._waiting.pop(nearest)
+        return self._waiting[nearest]
 
 
 class _Labels(_Stream[LabelImage]):
@@ -79,12 +86,30 @@ class ObjectStream(_Stream[TrueObjects]):
     """True boxes, with the states beside them where the bag has those."""
 
     def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
+        """Raises BagError if a topic holds another type."""
+        for name, kind in ((topic, OBJECTS_TYPE), (states_topic, STATES_TYPE)):
+            if bag.topics.get(name, kind) != kind:
+                raise BagError(f"{bag.path}: topic {name} has {bag.topics[name]}, true objects want {kind}")
         super().__init__(bag, topic, OBJECTS_TOLERANCE_NS)
         self._states = bag.messages({states_topic}) if states_topic in bag.topics else iter(())
+        self._newest_states: tuple[int, Any] = (-1, None)
 
-    def decode(self, message: object) -> TrueObjects:
-        states = next(self._states, None)  # one for each array, in the same order
-        return decode_objects(message, None if states is None else self._bag.decode(states))
+    def decode(self, message: Any) -> TrueObjects:
+        return decode_objects(message, self._states_at(decode_stamp(message.header)))
+
+    def _states_at(self, stamp_ns: int) -> Any | None:
+        """The states of one instant; None if there are none."""
+        while self._newest_states[0] < stamp_ns:
+            message = next(self._states, None)
+            if message is None:
+                return None
+            try:
+                states = self._bag.decode(message)
+            except DataError as error:
+                self.drop(error)
+                continue
+            self._newest_states = decode_stamp(states.header), states
+        return self._newest_states[1] if self._newest_states[0] == stamp_ns else None
 
     def stamp_ns(self, item: TrueObjects) -> int:
         return item.boxes.stamp_ns
@@ -122,14 +147,15 @@ class SegmentationTruth:
 class _Pair:
     truth: ScoredBoxes
     found: ScoredBoxes
+    apart_ns: int
 
 
 class DetectionTruth:
-    """Compares boxes with the true ones, in the frame and at the time of the latter."""
+    """Compares boxes with the true ones, in the frame of the latter; each truth with the result nearest in time."""
 
     def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
         self._objects = ObjectStream(bag, topic, states_topic)
-        self._pairs: list[_Pair] = []
+        self._pairs: dict[int, _Pair] = {}  # by the truth's stamp
 
     @property
     def dropped(self) -> Counter[str]:
@@ -139,11 +165,15 @@ class DetectionTruth:
     def scored(self) -> int:
         return len(self._pairs)
 
-    def compare(self, found: Detections3D, truth_frame: TruthFrame) -> Detections3D | None:
-        """Matches one frame.
+    def compare(
+        self, found: Detections3D, truth_frame: TruthFrame, lidar: tuple[str, int] | None = None
+    ) -> Detections3D | None:
+        """Matches one frame. True objects of another stamp are moved on by their velocities, where those are known.
 
         Args:
             truth_frame: tells how to get to the truth's frame.
+            lidar: frame and instant [ns] of the LiDAR, from which distances count if the truth's frame is not the
+                vehicle's; None: the truth's frame is.
 
         Returns:
             The truth in the frame of the boxes; None if there is none.
@@ -152,20 +182,29 @@ class DetectionTruth:
         if truth is None:
             return None
         try:
-            there_from_here = truth_frame(found, truth.boxes.frame_id, truth.boxes.stamp_ns)
+            frame_id, stamp_ns = truth.boxes.frame_id, truth.boxes.stamp_ns
+            there_from_here = truth_frame(found.frame_id, found.stamp_ns, frame_id, stamp_ns)
             there = transformed_boxes(found, there_from_here)
-            self._pairs.append(_Pair(scored_boxes(truth.boxes, truth.lidar_points), scored_boxes(there)))
+            now = moved_on(truth.boxes, found.stamp_ns)
+            origin = np.zeros(2)
+            if lidar is not None:
+                place = truth_frame(*lidar, frame_id, stamp_ns).translation[:2]
+                origin = place if float(np.linalg.norm(place)) > LONGEST_VEHICLE_M else origin
+            apart_ns = abs(found.stamp_ns - stamp_ns)
+            if stamp_ns not in self._pairs or apart_ns < self._pairs[stamp_ns].apart_ns:
+                pair = scored_boxes(now, truth.lidar_points, origin), scored_boxes(there, origin=origin)
+                self._pairs[stamp_ns] = _Pair(*pair, apart_ns)
         except MmPerceptionError as error:
             self._objects.drop(error)
             return None
-        return transformed_boxes(truth.boxes, there_from_here.inverse())
+        return transformed_boxes(now, there_from_here.inverse())
 
     def scores(self) -> DetectionScores | None:
         """Over the classes of which there is truth; None if there is none."""
-        present = sorted({name for pair in self._pairs for name in pair.truth.counted().classes.tolist()})
+        present = sorted({name for pair in self._pairs.values() for name in pair.truth.counted().classes.tolist()})
         if not present:
             return None
         metric = DetectionMetric(tuple(present), with_attributes=False)
-        for pair in self._pairs:
+        for pair in self._pairs.values():
             metric.add(pair.truth, pair.found)
         return metric.scores()

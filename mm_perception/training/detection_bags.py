@@ -16,7 +16,7 @@ from mm_perception.core.errors import BagError, DataError, MmPerceptionError
 from mm_perception.core.rig import RigConfig
 from mm_perception.core.types import Detections3D
 from mm_perception.engines.detector_card import DetectorCard
-from mm_perception.geometry.boxes import count_points_inside, transformed_boxes
+from mm_perception.geometry.boxes import count_points_inside, moved_on, transformed_boxes
 from mm_perception.pipeline.detection import detector_taps
 from mm_perception.pipeline.detection_inputs import DetectorView
 from mm_perception.pipeline.detection_view import SceneBuilder
@@ -34,8 +34,8 @@ NEWEST_S = 0.15
 
 def bag_frames(
     path: Path, rig: RigConfig, card: DetectorCard, folder: Path, on_progress: Callable[[int, int], None] | None = None
-) -> list[Path]:
-    """Files of the frames of a bag, in order; they are written anew.
+) -> tuple[list[Path], Counter[str]]:
+    """Files of the frames of a bag, in order, and why others were left out; they are written anew.
 
     Observations without true boxes of about the same stamp, or without a LiDAR turn, are left out.
 
@@ -43,7 +43,7 @@ def bag_frames(
         BagError: the bag cannot be read, has no true boxes, or none of its frames can be used; the message counts why.
         ConfigError: the rig has not what the card needs.
     """
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = hashlib.sha256(repr((path.resolve(), rig, card.sizes)).encode()).hexdigest()[:12]
     place = folder / f"bag-{path.stem}-{rig.name}-{name}"
     for old in place.glob("*.npz"):
         old.unlink()
@@ -61,7 +61,7 @@ def bag_frames(
     if not files:
         reasons = "; ".join(f"{count} x {why}" for why, count in unused.items()) or "no observations"
         raise BagError(f"{path}: no frame can be used for {card.name}: {reasons}")
-    return files
+    return files, unused
 
 
 def _frames(bag: BagReader, rig: RigConfig, card: DetectorCard, unused: Counter[str]) -> Iterator[DetectionFrame]:
@@ -77,7 +77,7 @@ def _frames(bag: BagReader, rig: RigConfig, card: DetectorCard, unused: Counter[
             view = scenes.build(observation).view
             yield _frame(view, found, observation, intake)
         except MmPerceptionError as error:
-            unused[str(error)] += 1
+            unused[f"{type(error).__name__}: {error}"] += 1
 
 
 def _frame(view: DetectorView, truth: TrueObjects, observation: Observation, intake: Intake) -> DetectionFrame:
@@ -85,7 +85,7 @@ def _frame(view: DetectorView, truth: TrueObjects, observation: Observation, int
     assert seen is not None  # or there is no scene
     there = truth.boxes
     here_from_there = intake.transform(seen.frame_id, stamp_ns, there.frame_id, there.stamp_ns)
-    boxes = transformed_boxes(there, here_from_there)
+    boxes = transformed_boxes(moved_on(there, stamp_ns), here_from_there)
     known = np.array([name in DETECTION_CLASSES for name in boxes.classes], bool)[boxes.labels]
     boxes = _relabelled(boxes, known)
     new = view.points[view.points[:, 4] <= NEWEST_S, :3]

@@ -26,12 +26,13 @@ from mm_perception.models.deepinteraction.decoder import Decoded
 from mm_perception.models.deepinteraction.model import heatmap_layer, untrained_detector
 from mm_perception.pipeline.detection_boxes import boxes_of
 from mm_perception.pipeline.detection_inputs import DetectorEncoder
+from mm_perception.replay.frame_view import frame_view
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, load_detection_frame
 from mm_perception.training.checkpoint import read_checkpoint, write_atomically
 from mm_perception.training.detection_losses import detection_loss, hill_loss, image_hills
 from mm_perception.training.detection_recipe import STAGES, DetectorRecipe, Stage
-from mm_perception.training.detection_samples import DetectionSample, network_inputs, sample_of, view_of
+from mm_perception.training.detection_samples import DetectionSample, network_inputs, sample_of
 from mm_perception.training.detection_targets import TargetGrid
 from mm_perception.training.loop import parameter_groups
 
@@ -251,7 +252,7 @@ class DetectorTraining:
 
     def answer(self, frame: DetectionFrame) -> dict[str, np.ndarray]:
         """The network's outputs for a frame, at the current stage."""
-        tensors = self.encoder.encode(view_of(frame)).tensors
+        tensors = self.encoder.encode(frame_view(frame)).tensors
         sample = DetectionSample(tensors, None, np.zeros((0, 0, 2)), frame.condition)  # type: ignore[arg-type]
         images, lidar2img, lidar, maps = network_inputs(sample, self.device)
         with torch.inference_mode():

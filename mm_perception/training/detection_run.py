@@ -135,7 +135,8 @@ def train_detector(
         TrainingError: the loss is not finite, or last.pt is absent, damaged or of another run.
     """
     check_card(card)
-    check_size(card, train)
+    for frames in (train, val):
+        check_size(card, frames)
     place = choose_device(device)
     with machine(threads, place):
         run = DetectorTraining(card.sizes, recipe, train.files, val.files, out, device=str(place), resume=resume)

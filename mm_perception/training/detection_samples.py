@@ -18,7 +18,7 @@ from torch import Tensor
 from mm_perception.models.deepinteraction.encoder import InteractionMaps
 from mm_perception.models.deepinteraction.model import LidarInput
 from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
-from mm_perception.pipeline.detection_view import BLANK_DEVIATION
+from mm_perception.replay.frame_view import frame_view
 from mm_perception.sensing.fusion_geometry import moved, project
 from mm_perception.sim.detection_frames import DetectionFrame
 from mm_perception.training.detection_targets import TruthBoxes
@@ -63,13 +63,6 @@ class DetectionSample:
     condition: str
 
 
-def view_of(frame: DetectionFrame) -> DetectorView:
-    """What the detector sees of a frame, unvaried."""
-    images = np.stack(frame.images())
-    present = np.array([image.std() >= BLANK_DEVIATION for image in images])
-    return DetectorView(images, present, frame.lidar2img, frame.points)
-
-
 def truth_of(frame: DetectionFrame, least_visible: float = 0.3) -> TruthBoxes:
     """The boxes that a detector can be asked for: with a LiDAR return, or visible to a camera."""
     b = frame.boxes
@@ -84,7 +77,7 @@ def sample_of(
     frame: DetectionFrame, encoder: DetectorEncoder, variation: Variation, generator: np.random.Generator
 ) -> DetectionSample:
     """One frame, varied."""
-    view, truth = view_of(frame), truth_of(frame)
+    view, truth = frame_view(frame), truth_of(frame)
     view = _varied_images(view, variation, generator)
     places = _image_places(truth.centers, view, encoder.variant.image_size)
     transform = _draw_transform(variation, generator)

@@ -11,6 +11,7 @@ from mm_perception.core.detector import VARIANTS
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.boxes import count_points_inside
 from mm_perception.pipeline.detection_inputs import DetectorEncoder
+from mm_perception.replay.frame_view import frame_view
 from mm_perception.training.detection_samples import (
     USUAL,
     Variation,
@@ -20,7 +21,6 @@ from mm_perception.training.detection_samples import (
     moved_boxes,
     sample_of,
     truth_of,
-    view_of,
 )
 
 TINY = VARIANTS["tiny"]
@@ -49,7 +49,7 @@ def test_mirrored_images_keep_what_is_projected_into_them(frame):
     point = np.array([10.0, 2.0, 0.0, 1.0])
     mirrored = 0
     for seed in range(6):
-        view = _varied_images(view_of(frame), Variation(mirror=True), np.random.default_rng(seed))
+        view = _varied_images(frame_view(frame), Variation(mirror=True), np.random.default_rng(seed))
         for image, matrix in zip(view.images, view.lidar2img, strict=True):
             u, v, z = (matrix @ point)[:3]
             assert image[round(v / z), round(u / z)].mean() > 150
@@ -60,7 +60,7 @@ def test_mirrored_images_keep_what_is_projected_into_them(frame):
 def test_an_unvaried_sample_is_what_the_pipeline_sees(frame):
     encoder = DetectorEncoder(TINY, (0.5,) * 3, (0.25,) * 3)
     sample = sample_of(frame, encoder, Variation(), np.random.default_rng(0))
-    for name, tensor in encoder.encode(view_of(frame)).tensors.items():
+    for name, tensor in encoder.encode(frame_view(frame)).tensors.items():
         np.testing.assert_array_equal(sample.tensors[name], tensor)
     assert len(sample.truth) == 2 and sample.places.shape == (6, 2, 2)
     assert np.isfinite(sample.places[0, 0]).all() and np.isnan(sample.places[0, 1]).all(), "one is behind the cameras"
