@@ -206,10 +206,10 @@ def test_overlay_is_made_only_for_listeners(monkeypatch, small_card, demo_bag):
     import rclpy
     from rclpy.parameter import Parameter
 
-    from mm_perception.ros import fusion_node
+    from mm_perception.ros import fusion_node, outputs
 
     drawn: list[int] = []
-    monkeypatch.setattr(fusion_node, "draw_overlay", lambda image, *_: drawn.append(1) or image)
+    monkeypatch.setattr(outputs, "draw_overlay", lambda image, *_: drawn.append(1) or image)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = fusion_node.FusionNode(

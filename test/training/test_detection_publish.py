@@ -254,7 +254,7 @@ def test_a_run_that_breaks_leaves_its_curve(card, frames, tmp_path):
     others = FrameSet(frames.files[1:], "one")
     with pytest.raises(DataError, match="remove it"):
         train_detector(
-            card, RECIPE, FrameSet(frames.files[::-1], "two"), FrameSet(frames.files[:1], "bad"), tmp_path / "a"
+            card, RECIPE, FrameSet(frames.files[::-1], "two"), FrameSet(frames.files[::-1], "bad"), tmp_path / "a"
         )
     assert (tmp_path / "a" / "curve.png").stat().st_size > 1000
     with pytest.raises(TrainingError, match="resume it"):
