@@ -106,4 +106,6 @@ class DetectionOutputs:
         return {
             "detections.subscribers": self._boxes.get_subscription_count(),
             "detection_overlay.subscribers": self._overlay.get_subscription_count(),
+            "detection_markers.subscribers": self._markers.get_subscription_count(),
+            "detection_velocities.subscribers": self._velocities.get_subscription_count(),
         }

@@ -89,6 +89,8 @@ def test_live_and_offline_boxes_are_equal_and_everything_is_published(start_sess
     listen(
         message_class("sensor_msgs/msg/PointCloud2"), f"{base}/detection_velocities", velocities.append, output_qos()
     )
+    names = ("detection_markers.subscribers", "detection_velocities.subscribers")
+    session.wait_until(lambda: all(session.result.pipeline.get(name) == "1" for name in names), 120, "the node")
     session.play(drive_bag)
     session.wait_until(lambda: len(markers) == len(velocities) == len(STAMPS), 20, "markers and velocities")
     expected = offline(drive_bag, random_detector)
