@@ -116,6 +116,10 @@ class DetectionScores:
     label_errors: dict[str, dict[str, float]]
     errors: dict[str, float]
 
+    def over(self, classes: Sequence[str]) -> DetectionScores:
+        """The same, with means over some of the classes."""
+        return _scores({c: self.label_aps[c] for c in classes}, {c: self.label_errors[c] for c in classes})
+
 
 @dataclass(slots=True, eq=False)
 class _Matched:
@@ -189,19 +193,36 @@ class DetectionMetric:
             aps[name], errors[name] = _score_class(parts)
             for error in (*_NOT_ASKED.get(name, ()), *(() if self.with_attributes else ("attr_err",))):
                 errors[name][error] = float("nan")
-        mean_dist = {name: float(np.mean(list(values.values()))) for name, values in aps.items()}
-        mean_ap = float(np.mean(list(mean_dist.values()))) if mean_dist else 0.0
-        means = {e: _mean_of_known([errors[name][e] for name in self.classes]) for e in ERRORS}
-        counted = dict(means)
-        if not self.with_attributes:
-            counted["attr_err"] = 1.0
-        gains = sum(max(0.0, 1.0 - value) for value in counted.values() if np.isfinite(value))
-        return DetectionScores(mean_ap, (5.0 * mean_ap + gains) / 10.0, aps, mean_dist, errors, means)
+        return _scores(aps, errors)
 
     def _frame(self, i: int) -> dict[str, _Matched]:
         if not 0 <= i < len(self._frames):
             raise DataError(f"metric: expected a frame of 0..{len(self._frames) - 1}, got {i}")
         return self._frames[i]
+
+
+def matched_frames(
+    pairs: Sequence[tuple[ScoredBoxes, ScoredBoxes]], classes: Sequence[str] = tuple(RANGES_M)
+) -> DetectionMetric:
+    """Truth and predictions of frames, over those of the classes of which some frame holds truth that counts.
+
+    Args:
+        classes: in the order in which figures shall come. Predictions name no attributes.
+    """
+    present = {name for truth, _ in pairs for name in truth.counted().classes.tolist()}
+    metric = DetectionMetric(tuple(name for name in classes if name in present), with_attributes=False)
+    for truth, predicted in pairs:
+        metric.add(truth, predicted)
+    return metric
+
+
+def _scores(aps: dict[str, dict[float, float]], errors: dict[str, dict[str, float]]) -> DetectionScores:
+    """All figures from those of the classes. An error that is not known gains nothing, as one of 1."""
+    mean_dist = {name: float(np.mean(list(values.values()))) for name, values in aps.items()}
+    mean_ap = float(np.mean(list(mean_dist.values()))) if mean_dist else 0.0
+    means = {error: _mean_of_known([of_class[error] for of_class in errors.values()]) for error in ERRORS}
+    gains = sum(max(0.0, 1.0 - value) for value in means.values() if np.isfinite(value))
+    return DetectionScores(mean_ap, (5.0 * mean_ap + gains) / 10.0, aps, mean_dist, errors, means)
 
 
 def _mean_of_known(values: list[float]) -> float:

@@ -9,13 +9,12 @@ from mm_perception.pipeline.detection_view import BLANK_DEVIATION
 from mm_perception.sim.detection_frames import DetectionFrame
 
 
-def frame_view(frame: DetectionFrame, *, bgr: bool = False, cameras: bool = True) -> DetectorView:
+def frame_view(frame: DetectionFrame, *, bgr: bool = False) -> DetectorView:
     """The frame's pictures, projections and points; a picture that shows nothing counts as missing.
 
     Args:
         bgr: whether the network wants blue first.
-        cameras: False: all of them are missing.
     """
     images = np.stack(frame.images())
-    present = np.array([cameras and image.std() >= BLANK_DEVIATION for image in images])
+    present = np.array([image.std() >= BLANK_DEVIATION for image in images])
     return DetectorView(images[..., ::-1] if bgr else images, present, frame.lidar2img, frame.points)

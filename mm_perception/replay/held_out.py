@@ -127,11 +127,11 @@ def summary(comparison: Comparison, baseline: str, seed: int = 0) -> dict[str, A
         point = {name: float(miou_of_true_classes(counts[chosen].sum(axis=0))) for name, counts in matrices.items()}
         out["frames"][condition] = int(chosen.sum())
         out["miou"][condition] = {name: round(value, 5) for name, value in point.items()}
-        out["interval_95"][condition] = {name: _interval(draws.get(name)) for name in comparison.models}
+        out["interval_95"][condition] = {name: interval_95(draws.get(name)) for name in comparison.models}
         others = [name for name in comparison.models if name != baseline]
         out["gain"][condition] = {name: round(point[name] - point[baseline], 5) for name in others}
         out["gain_interval_95"][condition] = {
-            name: _interval(draws[name] - draws[baseline] if enough else None) for name in others
+            name: interval_95(draws[name] - draws[baseline] if enough else None) for name in others
         }
         out["iou"][condition] = {name: _per_class(counts[chosen].sum(axis=0)) for name, counts in matrices.items()}
     return out
@@ -154,10 +154,12 @@ def bootstrap(
     return miou_of_true_classes(sums)
 
 
-def _interval(values: NDArray[np.float64] | None) -> list[float] | None:
-    if values is None:
+def interval_95(values: NDArray[np.float64] | None) -> list[float] | None:
+    """The middle 95 % of the draws that are known; None if there are none."""
+    known = None if values is None else values[np.isfinite(values)]
+    if known is None or not len(known):
         return None
-    return [round(float(v), 5) for v in np.percentile(values, (2.5, 97.5))]
+    return [round(float(v), 5) for v in np.percentile(known, (2.5, 97.5))]
 
 
 def _per_class(counts: NDArray[np.int64]) -> dict[str, float | None]:

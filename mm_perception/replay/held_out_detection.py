@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,12 @@ from mm_perception.core.types import Detections3D
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Engine
 from mm_perception.engines.load import load_engine
-from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes
+from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.pipeline.detection_boxes import boxes_of
 from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.replay.frame_view import frame_view
-from mm_perception.replay.held_out import FEWEST_WORLDS
+from mm_perception.replay.held_out import FEWEST_WORLDS, interval_95
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, detection_rig
 
@@ -128,10 +128,10 @@ def compare_ways(
     result = DetectionComparison(tuple(ways))
     try:
         for frame in frames:
+            view = frame_view(frame, bgr=card.channel_order == "bgr")
+            blind = replace(view, present=np.zeros_like(view.present))
             needed = {way.cameras for way in ways.values()}
-            bgr = card.channel_order == "bgr"
-            views = {seeing: frame_view(frame, bgr=bgr, cameras=seeing) for seeing in needed}
-            tensors = {seeing: encoders[seeing].encode(view).tensors for seeing, view in views.items()}
+            tensors = {seeing: encoders[seeing].encode(view if seeing else blind).tensors for seeing in needed}
             found = {}
             for name, (engine, cameras) in ways.items():
                 given = {spec.name: tensors[cameras][spec.name] for spec in engine.inputs}
@@ -165,15 +165,13 @@ class Judged:
         nearest_m: boxes nearer than this are left out before the matching, true and found ones.
         """
         truth = [_beyond(comparison.truth[i].counted(), nearest_m) for i in rows]
-        there = {name for boxes in truth for name in boxes.classes.tolist()}
-        self.classes = tuple(name for name in DETECTION_CLASSES if name in there)
-        self.truths = np.array([[np.count_nonzero(t.classes == name) for name in self.classes] for t in truth])
-        self.truths = self.truths.reshape(len(truth), len(self.classes)).astype(np.int64)
         self.metrics: dict[str, DetectionMetric] = {}
         for way in comparison.ways:
-            metric = self.metrics[way] = DetectionMetric(self.classes, with_attributes=False)
-            for i, boxes in zip(rows, truth, strict=True):
-                metric.add(boxes, _beyond(comparison.found[way][i], nearest_m))
+            found = [_beyond(comparison.found[way][i], nearest_m) for i in rows]
+            self.metrics[way] = matched_frames(list(zip(truth, found, strict=True)), DETECTION_CLASSES)
+        self.classes = next(iter(self.metrics.values())).classes  # those of the truth, in all ways
+        self.truths = np.array([[np.count_nonzero(t.classes == name) for name in self.classes] for t in truth])
+        self.truths = self.truths.reshape(len(truth), len(self.classes)).astype(np.int64)
 
     def scores(self, way: str) -> DetectionScores:
         """All figures."""
@@ -260,11 +258,11 @@ def _figures(judged: Judged, drawn: dict[str, F64], classes: tuple[str, ...]) ->
     gain = interval = None
     if FUSION in mean_ap and BASELINE in mean_ap and classes:
         gain = mean_ap[FUSION] - mean_ap[BASELINE]
-        interval = _interval(means[FUSION] - means[BASELINE])
+        interval = interval_95(means[FUSION] - means[BASELINE])
     return {
         "mAP": _rounded(mean_ap),
         "NDS": _rounded({way: nds_of(s, classes) for way, s in scores.items()}),
-        "interval_95": {way: _interval(values) for way, values in means.items()},
+        "interval_95": {way: interval_95(values) for way, values in means.items()},
         "gain": None if gain is None else round(gain, 5),
         "gain_interval_95": interval,
     }
@@ -272,21 +270,12 @@ def _figures(judged: Judged, drawn: dict[str, F64], classes: tuple[str, ...]) ->
 
 def mean_ap_of(scores: DetectionScores, classes: Sequence[str]) -> float:
     """Mean average precision over some classes; NaN of none."""
-    return float(np.mean([scores.mean_dist_aps[name] for name in classes])) if classes else float("nan")
+    return scores.over(classes).mean_ap if classes else float("nan")
 
 
 def nds_of(scores: DetectionScores, classes: Sequence[str]) -> float:
-    """The nuScenes detection score over some classes, of a detector that names no attributes; NaN of none.
-
-    The error of attributes counts as 1, see `DetectionMetric.with_attributes`.
-    """
-    if not classes:
-        return float("nan")
-    gained = 5.0 * mean_ap_of(scores, classes)
-    for error in ("trans_err", "scale_err", "orient_err", "vel_err"):
-        known = [v for v in (scores.label_errors[name][error] for name in classes) if np.isfinite(v)]
-        gained += max(0.0, 1.0 - float(np.mean(known))) if known else 0.0
-    return gained / 10.0
+    """The nuScenes detection score over some classes; NaN of none."""
+    return scores.over(classes).nds if classes else float("nan")
 
 
 def _mean_of_known(values: F64) -> F64:
@@ -295,11 +284,6 @@ def _mean_of_known(values: F64) -> F64:
     count = known.sum(axis=1)
     total = np.where(known, values, 0.0).sum(axis=1)
     return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
-
-
-def _interval(values: F64) -> list[float] | None:
-    known = values[np.isfinite(values)]
-    return [round(float(v), 5) for v in np.percentile(known, (2.5, 97.5))] if len(known) else None
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:

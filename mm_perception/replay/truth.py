@@ -17,7 +17,7 @@ from mm_perception.core.errors import BagError, DataError, MmPerceptionError
 from mm_perception.core.types import Detections3D, LabelImage, SegmentationMap
 from mm_perception.geometry.boxes import moved_on, transformed_boxes
 from mm_perception.geometry.transforms import RigidTransform
-from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes
+from mm_perception.metrics.detection import RANGES_M, DetectionScores, ScoredBoxes, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.metrics.segmentation import ConfusionMatrix
 
@@ -201,10 +201,5 @@ class DetectionTruth:
 
     def scores(self) -> DetectionScores | None:
         """Over the classes of which there is truth; None if there is none."""
-        present = sorted({name for pair in self._pairs.values() for name in pair.truth.counted().classes.tolist()})
-        if not present:
-            return None
-        metric = DetectionMetric(tuple(present), with_attributes=False)
-        for pair in self._pairs.values():
-            metric.add(pair.truth, pair.found)
-        return metric.scores()
+        metric = matched_frames([(pair.truth, pair.found) for pair in self._pairs.values()], sorted(RANGES_M))
+        return metric.scores() if metric.classes else None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mm_perception.core.config import to_mapping
 from mm_perception.core.detector import DetectorVariant
 from mm_perception.core.errors import DataError, TrainingError
-from mm_perception.metrics.detection import DetectionMetric, DetectionScores
+from mm_perception.metrics.detection import DetectionMetric, DetectionScores, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.models.deepinteraction.boxes import RawBoxes
 from mm_perception.models.deepinteraction.decoder import Decoded
@@ -244,11 +244,7 @@ class DetectorTraining:
             frame = load_detection_frame(path)
             found = boxes_of(self.answer(frame), self.variant, DETECTION_CLASSES, "lidar", 0)
             pairs.append((scored_boxes(frame.boxes, frame.lidar_points), scored_boxes(found)))
-        present = {name for truth, _ in pairs for name in truth.counted().classes.tolist()}
-        metric = DetectionMetric(tuple(n for n in DETECTION_CLASSES if n in present), with_attributes=False)
-        for truth, found_boxes in pairs:
-            metric.add(truth, found_boxes)
-        return metric
+        return matched_frames(pairs, DETECTION_CLASSES)
 
     def answer(self, frame: DetectionFrame) -> dict[str, np.ndarray]:
         """The network's outputs for a frame, at the current stage."""
