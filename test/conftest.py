@@ -27,6 +27,22 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def micro():
+    """A detector's sizes that train and run in a moment; cards find them as variant "micro"."""
+    from dataclasses import replace
+
+    from mm_perception.core.detector import VARIANTS
+
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = replace(
+            VARIANTS["tiny"], max_pillars=600, max_cells=400, pillar_dim=8, pyramid_dim=16, bev_channels=(8, 8, 8),
+            bev_layers=(1, 1, 1), neck_dim=8, dim=16, hidden=16, inner=8, queries=12, radii=8, heights=2,
+        )  # fmt: skip
+        patch.setitem(VARIANTS, "micro", sizes)
+        yield sizes
+
+
 @pytest.fixture
 def one_thread():
     """Torch keeps to one core while a test runs."""

@@ -20,6 +20,7 @@ from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import WEIGHT_SUFFIXES
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
 from mm_perception.engines.stamp import default_cache_dir
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.pipeline.box_overlay import detection_colors
 from mm_perception.pipeline.detection import DetectionOutcome, SeenPicture
 from mm_perception.pipeline.detection_overlay import draw_mosaic
@@ -109,7 +110,8 @@ def all_round(frame: DetectionFrame, found: Detections3D, card: DetectorCard) ->
     """All cameras and the view from above; truth with a LiDAR return is white."""
     shown, truth = found.take(found.scores >= card.min_score), frame.boxes.take(frame.lidar_points > 0)
     seen = dict(zip(CAMERAS, map(SeenPicture, frame.images(), frame.lidar2img), strict=True))
-    outcome = DetectionOutcome(shown, {}, {}, seen, frame.points[:, :3], card.trained)
+    here = RigidTransform.identity(found.frame_id)
+    outcome = DetectionOutcome(shown, {}, {}, seen, frame.points, here, card.trained)
     return draw_mosaic(outcome, _SHOWN, detection_colors(found.classes), card.sizes.reach_m, truth)
 
 

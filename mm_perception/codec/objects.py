@@ -16,6 +16,7 @@ from mm_perception.codec.fields import decode_stamp
 from mm_perception.codec.point_cloud import decode_columns
 from mm_perception.core.errors import DataError
 from mm_perception.core.types import Detections3D
+from mm_perception.geometry.transforms import heading_of_quat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +50,10 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         best = max((r.hypothesis for r in item.results), key=lambda h: h.score)
         names.append(str(best.class_id))
         p, q, s = item.bbox.center.position, item.bbox.center.orientation, item.bbox.size
-        if not (q.x or q.y or q.z or q.w):
+        turn = np.array([[q.x, q.y, q.z, q.w]])
+        if not turn.any():
             raise DataError(f"object {i}: its orientation is a quaternion of zeros")
-        yaw = float(np.arctan2(2 * (q.w * q.z + q.x * q.y), q.w**2 + q.x**2 - q.y**2 - q.z**2))
+        yaw = float(heading_of_quat(turn)[0])
         rows.append((p.x, p.y, p.z, s.x, s.y, s.z, yaw, float(best.score)))
     table = np.array(rows, np.float32).reshape(-1, 8)
     if not np.isfinite(table).all():

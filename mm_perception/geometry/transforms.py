@@ -110,6 +110,12 @@ def rotation_from_quat(quat_xyzw: NDArray[np.float64], where: str = "quaternion"
     )
 
 
+def heading_of_quat(quat_xyzw: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N,) heading of the turned x axis over the ground, of (N, 4) quaternions (x, y, z, w) of any length but zero."""
+    x, y, z, w = np.asarray(quat_xyzw, np.float64).T
+    return np.asarray(np.arctan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z))
+
+
 def quat_from_rotation(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
     """The unit quaternion (x, y, z, w), w >= 0, of a (3, 3) rotation.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.types import Detections3D
-from mm_perception.geometry.transforms import RigidTransform
+from mm_perception.geometry.transforms import RigidTransform, heading_of_quat
 from mm_perception.metrics.detection import MOST_PER_FRAME, RANGES_M, ScoredBoxes
 
 _LENGTHS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2, "ego_translation": 3}
@@ -72,8 +72,9 @@ def _boxes(rows: list[Any], truth: bool) -> ScoredBoxes:
         columns["points"].append(_points(row, i) if truth else 0)
     count = len(rows)
     table = {name: np.array(columns[name], np.float64).reshape(count, length) for name, length in _LENGTHS.items()}
+    heading = heading_of_quat(table["rotation"][:, [1, 2, 3, 0]])
     return ScoredBoxes(
-        table["translation"], table["size"][:, [1, 0, 2]], _yaw(table["rotation"]), table["velocity"],
+        table["translation"], table["size"][:, [1, 0, 2]], heading, table["velocity"],
         np.array(columns["names"], dtype=str), np.array(columns["scores"], np.float64),
         np.array(columns["attributes"], dtype=str), np.linalg.norm(table["ego_translation"][:, :2], axis=1),
         np.array(columns["points"], np.int64) if truth else None,
@@ -117,12 +118,6 @@ def _numbers(row: Mapping[str, Any], name: str, length: int, i: int) -> list[flo
     if not isinstance(values, list) or len(values) != length:
         raise DataError(f"box {i}: {name}: expected {length} numbers, got {values!r}")
     return [_number(value, name, i) for value in values]
-
-
-def _yaw(rotation: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(N,) heading of the box's x axis over the ground, from quaternions of any length but zero."""
-    w, x, y, z = rotation.T
-    return np.asarray(np.arctan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z))
 
 
 def scored_boxes(

@@ -48,7 +48,8 @@ class DetectionOutcome:
         degraded: what was lacking, by a short name such as "cam_back.missing", in words; empty if all was there.
         lost: numbers of points that were lost, by reason.
         pictures: by camera that was used.
-        points: (M, 3) [m] in the output frame, all turns.
+        table: (M, 5) points of all turns, in the LiDAR's frame; see `geometry.sweeps.turns_table`.
+        output_from_lidar: at the bundle's stamp.
         trained: False where the weights are random and the boxes mean nothing.
     """
 
@@ -56,8 +57,14 @@ class DetectionOutcome:
     degraded: dict[str, str]
     lost: dict[str, int]
     pictures: dict[str, SeenPicture]
-    points: NDArray[np.float32]
+    table: NDArray[np.float32]
+    output_from_lidar: RigidTransform
     trained: bool = True
+
+    @property
+    def points(self) -> NDArray[np.float32]:
+        """(M, 3) [m] in the output frame; computed for those who draw."""
+        return self.output_from_lidar.apply(self.table[:, :3])
 
 
 STEEPEST_COS = 0.87  # 30 degrees
@@ -147,5 +154,5 @@ class DetectionPipeline:
                 name: SeenPicture(scene.view.images[i], scene.view.lidar2img[i] @ lidar_from_output)
                 for name, i in scene.slots.items()
             }
-            points = output_from_lidar.apply(scene.view.points[:, :3])
-        return DetectionOutcome(found, degraded, dict(inputs.lost), pictures, points, card.trained)
+        lost, table = dict(inputs.lost), scene.view.points
+        return DetectionOutcome(found, degraded, lost, pictures, table, output_from_lidar, card.trained)

@@ -11,10 +11,9 @@ from mm_perception.core.rig import RigConfig
 from mm_perception.core.types import Measurement, PointCloud, SensorBundle
 from mm_perception.geometry.sweeps import Turn, turn_span_ns
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.sync.synchronizer import JUMP_NS
 
 LONGEST_AGE_NS = 1_000_000_000
-JUMP_NS = 300_000_000
-"""A turn that lies further than this before the newest means that time jumped back, as in `sync.synchronizer`."""
 MOST_TURNS = 100
 
 

@@ -21,6 +21,8 @@ from mm_perception.core.errors import ConfigError
 
 Item = TypeVar("Item")
 
+JUMP_NS = 300_000_000
+"""A stamp that lies further than this before a stream's newest means that time jumped back."""
 _COMPACT_AT = 64
 """Consumed heads of buffers are cut off in batches of this size, which keeps removal at amortised O(1)."""
 
@@ -190,7 +192,7 @@ class Synchronizer(Generic[Item]):
         *,
         reference_min_period_ns: int | None = None,
         max_pending: int = 30,
-        jump_ns: int = 300_000_000,
+        jump_ns: int = JUMP_NS,
     ) -> None:
         """Args:
         reference: name of the reference stream; it is not among `streams`.

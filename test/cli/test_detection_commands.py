@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("scipy", reason="scipy is not installed")
 
 from mm_perception.cli.main import main  # noqa: E402
-from mm_perception.core.detector import VARIANTS  # noqa: E402
 from mm_perception.core.types import Detections3D  # noqa: E402
 from mm_perception.engines.card import save_card  # noqa: E402
 from mm_perception.engines.detector_card import find_detector_card  # noqa: E402
@@ -21,10 +20,6 @@ from mm_perception.sim.actors import DETECTION_CLASSES  # noqa: E402
 from mm_perception.sim.detection_frames import DetectionFrame, save_detection_frame  # noqa: E402
 from mm_perception.sim.frames import WORLD_VERSION, jpeg_of  # noqa: E402
 
-MICRO = replace(
-    VARIANTS["tiny"], max_pillars=600, max_cells=400, pillar_dim=8, pyramid_dim=16, bev_channels=(8, 8, 8),
-    bev_layers=(1, 1, 1), neck_dim=8, dim=16, hidden=16, inner=8, queries=12, radii=8, heights=2,
-)  # fmt: skip
 SHORT = ("--lidar-steps", "2", "--fusion-steps", "1", "--batch", "1", "--threads", "1", "--device", "cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,10 +35,18 @@ def make_frame(number: int) -> DetectionFrame:
         np.array([[10, 2, 0]], np.float32), np.array([[4, 2, 1.5]], np.float32), np.zeros(1, np.float32),
         np.zeros((1, 2), np.float32), np.ones(1, np.float32), np.zeros(1, np.int32), DETECTION_CLASSES, "lidar", 0,
     )  # fmt: skip
-    picture = jpeg_of(np.full((256, 448, 3), 40 * number + 40, np.uint8))
+    picture = np.full((256, 448, 3), 40 * number + 40, np.uint8)
+    picture[:, :224] += 80  # a picture of one colour would count as missing
     condition = ("day", "night")[number % 2]
     return DetectionFrame(
-        (picture,) * 6, np.stack([ahead] * 6), points, truth, np.array([100]), np.ones(1, np.float32), condition, number
+        (jpeg_of(picture),) * 6,
+        np.stack([ahead] * 6),
+        points,
+        truth,
+        np.array([100]),
+        np.ones(1, np.float32),
+        condition,
+        number,
     )
 
 
@@ -67,9 +70,8 @@ def world(tmp_path):
 
 
 @pytest.fixture
-def card(tmp_path, monkeypatch):
+def card(tmp_path, micro):
     """The path of a card of a very small network."""
-    monkeypatch.setitem(VARIANTS, "micro", MICRO)
     base = find_detector_card("deepinteraction-tiny-untrained")
     save_card(replace(base, name="small-untrained", variant="micro"), tmp_path / "small.yaml")
     return tmp_path / "small.yaml"

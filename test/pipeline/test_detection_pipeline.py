@@ -38,28 +38,24 @@ from mm_perception.sim.rig import simulated_rig
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-MICRO = replace(
-    VARIANTS["tiny"], max_pillars=600, max_cells=400, pillar_dim=8, pyramid_dim=16, bev_channels=(8, 8, 8),
-    bev_layers=(1, 1, 1), neck_dim=8, dim=16, hidden=16, inner=8, queries=12, radii=8, heights=2,
-)  # fmt: skip
 RIG = load_rig("sim")
 SIMULATED = simulated_rig(RIG)
 BY_NAME = {camera.sensor.name: camera for camera in SIMULATED.cameras}
 LIDAR = SIMULATED.lidars[0]
 BAG = BagMessages()
 T, TURN_NS = 10_000_000_000, 100_000_000
+MOMENTS = range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4)
+"""At which the vehicle's motion is told."""
 SPEED_MPS = 10.0
 WALL = np.stack([np.full(80, 20.0), np.linspace(-15, 15, 80), np.linspace(-1, 2, 80)], axis=1)
 """In odom, before the vehicle."""
 
 
 @pytest.fixture(scope="module")
-def pipeline_of():
+def pipeline_of(micro):
     """A function from a rig to the pipeline of a very small network with random weights."""
     from mm_perception.engines.torch_engine import TorchEngine
 
-    patch = pytest.MonkeyPatch()
-    patch.setitem(VARIANTS, "micro", MICRO)
     card = DetectorCard(
         name="micro", variant="micro", classes=("car", "pedestrian"), channel_order="rgb", trained=False,
         weights="random:3", min_score=0.0,
@@ -71,7 +67,6 @@ def pipeline_of():
 
     yield make
     engine.close()
-    patch.undo()
 
 
 def odom_from_base(t_ns: int) -> RigidTransform:
@@ -117,22 +112,25 @@ class Scene:
         static = [LIDAR.base_from_lidar, *(c.base_from_camera for c in BY_NAME.values()), *self.extra_static]
         static = [one for one in static if one.src not in self.without_static]
         intake.receive("/tf_static", encode_transforms(BAG, static, 0), 0)
-        moments = range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4)
-        for t_ns in moments if self.with_motion else ():
+        for t_ns in MOMENTS if self.with_motion else ():
             if self.odometry:
                 intake.receive("/odom", encode_odometry(BAG, odom_from_base(t_ns), SPEED_MPS, 0.0, t_ns), 0)
             else:
                 intake.receive("/tf", encode_transforms(BAG, [odom_from_base(t_ns)], t_ns), 0)
         return intake
 
-    def observe(self, pipeline: DetectionPipeline) -> tuple[Observation, Intake]:
-        intake = self.intake(pipeline)
+    def send(self, intake: Intake) -> None:
+        """Everything but transforms."""
         for name, camera in self.infos.items():
             intake.receive(f"/sim/{name}/camera_info", encode_camera_info(BAG, camera, T), 0)
         for cloud in self.clouds:
             intake.receive("/sim/lidar/points", cloud, 0)
         for name, message in self.images.items():
             intake.receive(f"/sim/{name}/image_raw/compressed", message, 0)
+
+    def observe(self, pipeline: DetectionPipeline) -> tuple[Observation, Intake]:
+        intake = self.intake(pipeline)
+        self.send(intake)
         (observation,) = intake.flush()
         return observation, intake
 
@@ -142,7 +140,7 @@ class Scene:
 
 def assert_is_valid(outcome: DetectionOutcome) -> None:
     found = outcome.detections
-    assert found.stamp_ns == T and len(found) <= MICRO.queries
+    assert found.stamp_ns == T and len(found) <= VARIANTS["micro"].queries
     assert np.isfinite(found.centers).all() and np.isfinite(found.yaw_rad).all()
 
 
@@ -226,7 +224,9 @@ def test_black_and_missing_cameras_are_flagged_and_others_are_used(pipeline_of):
     assert set(outcome.degraded) == {"cam_back.blank", "cam_front_left.missing"}
     assert set(outcome.pictures) == set(RIG.detector_cameras) - {"cam_back", "cam_front_left"}
     assert_is_valid(outcome)
-    mosaic = draw_mosaic(outcome, RIG.detector_cameras, detection_colors(("car", "pedestrian")), MICRO.reach_m)
+    mosaic = draw_mosaic(
+        outcome, RIG.detector_cameras, detection_colors(("car", "pedestrian")), VARIANTS["micro"].reach_m
+    )
     assert mosaic.shape == (512, 3 * 448 + 512, 3)
 
 
@@ -389,7 +389,7 @@ def test_turns_of_a_time_before_a_jump_back_are_forgotten(pipeline_of):
     observation, _ = Scene().observe(pipeline)
     tree = TransformTree()
     tree.set_static(LIDAR.base_from_lidar)
-    for t_ns in range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4):
+    for t_ns in MOMENTS:
         tree.add(odom_from_base(t_ns), t_ns)
     view = tap.view(observation.bundle, tree)
     assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - 2 * TURN_NS, T - TURN_NS]
@@ -403,20 +403,14 @@ def test_a_set_that_waits_is_looked_at_again_only_when_transforms_came(pipeline_
     looked: list[int] = []
     view = LidarTap.view
     monkeypatch.setattr(LidarTap, "view", lambda *a: looked.append(1) or view(*a))
-    for name, camera in scene.infos.items():
-        intake.receive(f"/sim/{name}/camera_info", encode_camera_info(BAG, camera, T), 0)
-    for cloud in scene.clouds:
-        intake.receive("/sim/lidar/points", cloud, 0)
-    for name, message in scene.images.items():
-        intake.receive(f"/sim/{name}/image_raw/compressed", message, 0)
+    scene.send(intake)
     wait_ns = round(RIG.max_wait_ms * 1e6)
     assert intake.poll(wait_ns) == [], "the set is ready and waits for its transforms"
     before = len(looked)
     for k in range(5):
         assert intake.poll(wait_ns + k) == []
     assert len(looked) == before
-    moments = range(T - 4 * TURN_NS, T + TURN_NS, TURN_NS // 4)
-    found = [o for t in moments for o in intake.receive("/tf", encode_transforms(BAG, [odom_from_base(t)], t), wait_ns)]
+    found = [o for t in MOMENTS for o in intake.receive("/tf", encode_transforms(BAG, [odom_from_base(t)], t), wait_ns)]
     assert len(found) == 1 and found[0].is_complete
     same = found[0].calibration.cameras["cam_back"]
     intake.receive("/sim/cam_back/camera_info", encode_camera_info(BAG, scene.infos["cam_back"], T + 1), 0)

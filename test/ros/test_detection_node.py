@@ -14,6 +14,7 @@ from mm_perception.core.resources import find_config
 from mm_perception.core.rig import load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.core.types import Detections3D
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.pipeline.perception import build_perception
 from mm_perception.replay.replay import replay_bag
 from mm_perception.ros.messages import message_class
@@ -144,7 +145,8 @@ def test_markers_go_away_when_there_are_no_newer_boxes():
         np.ones((1, 3), np.float32), np.ones((1, 3), np.float32), np.zeros(1, np.float32), np.ones((1, 2), np.float32),
         np.ones(1, np.float32), np.zeros(1, np.int32), card.classes, "base_link", STAMPS[0],
     )  # fmt: skip
-    outcome = DetectionOutcome(boxes_of_one, {}, {}, {}, np.zeros((0, 3), np.float32))
+    here = RigidTransform.identity("base_link")
+    outcome = DetectionOutcome(boxes_of_one, {}, {}, {}, np.zeros((0, 5), np.float32), here)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("outputs", context=context)

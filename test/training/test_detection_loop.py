@@ -18,10 +18,7 @@ from mm_perception.training.detection_loop import COLUMNS, DetectorTraining, in_
 from mm_perception.training.detection_losses import image_hills  # noqa: E402
 from mm_perception.training.detection_recipe import DetectorRecipe  # noqa: E402
 
-MICRO = replace(
-    VARIANTS["tiny"], max_pillars=600, max_cells=400, pillar_dim=8, pyramid_dim=16, bev_channels=(8, 8, 8),
-    bev_layers=(1, 1, 1), neck_dim=8, dim=16, hidden=16, inner=8, queries=12, radii=8, heights=2,
-)  # fmt: skip
+pytestmark = pytest.mark.usefixtures("micro")
 SHORT = DetectorRecipe(lidar_steps=4, fusion_steps=3, batch_size=1, val_every=2, warmup=1)
 
 
@@ -34,7 +31,7 @@ def frames(frame, tmp_path):
 
 
 def training(frames, out, recipe=SHORT, **settings):
-    return DetectorTraining(MICRO, recipe, frames, frames, out, **settings)
+    return DetectorTraining(VARIANTS["micro"], recipe, frames, frames, out, **settings)
 
 
 class StopError(Exception):
@@ -98,7 +95,7 @@ def test_runs_are_not_mixed_up(frames, tmp_path):
     with pytest.raises(TrainingError, match="nothing to resume"):
         training(frames, tmp_path / "new", resume=True)
     with pytest.raises(DataError, match="expected frames"):
-        DetectorTraining(MICRO, SHORT, [], frames, tmp_path / "none")
+        DetectorTraining(VARIANTS["micro"], SHORT, [], frames, tmp_path / "none")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(frames, tmp_path):

@@ -36,23 +36,18 @@ from mm_perception.training.detection_run import (  # noqa: E402
     without_last,
 )
 
-MICRO = replace(
-    VARIANTS["tiny"], max_pillars=600, max_cells=400, pillar_dim=8, pyramid_dim=16, bev_channels=(8, 8, 8),
-    bev_layers=(1, 1, 1), neck_dim=8, dim=16, hidden=16, inner=8, queries=12, radii=8, heights=2,
-)  # fmt: skip
 RECIPE = DetectorRecipe(lidar_steps=1, fusion_steps=1, batch_size=1, val_every=1, warmup=1)
 
 
 @pytest.fixture
-def card(monkeypatch):
+def card(micro):
     """Of a very small network."""
-    monkeypatch.setitem(VARIANTS, "micro", MICRO)
     return replace(find_detector_card("deepinteraction-tiny-untrained"), name="toy-untrained", variant="micro")
 
 
 @pytest.fixture
 def network(card):
-    return untrained_detector(MICRO, len(card.classes), 3).eval()
+    return untrained_detector(VARIANTS["micro"], len(card.classes), 3).eval()
 
 
 @pytest.fixture
@@ -105,7 +100,7 @@ def test_an_interrupted_publishing_leaves_no_card_and_nothing_half_written(
 def test_a_card_of_other_weights_never_stays(network, card, frames, tmp_path, monkeypatch):
     """Published again, and stopped when the new weights are there: the old card is not."""
     publish(network, card, frames, tmp_path)
-    other = untrained_detector(MICRO, len(card.classes), 4).eval()
+    other = untrained_detector(VARIANTS["micro"], len(card.classes), 4).eval()
     real, calls = save_card, []
 
     def stop_second(*args):
@@ -123,7 +118,7 @@ def test_a_card_of_other_weights_never_stays(network, card, frames, tmp_path, mo
 def test_failed_checks_leave_what_was_there(network, card, frames, tmp_path):
     publish(network, card, frames, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.glob("toy.*")}
-    huge = untrained_detector(MICRO, len(card.classes), 4).eval()
+    huge = untrained_detector(VARIANTS["micro"], len(card.classes), 4).eval()
     with torch.no_grad():
         huge.pts_bbox_head.heatmap_head[1].bias[0] = 1e6
     with pytest.raises(ModelError, match=r"heatmap_head.1.bias: expected finite values"):
@@ -134,7 +129,7 @@ def test_failed_checks_leave_what_was_there(network, card, frames, tmp_path):
 def test_other_weights_do_not_agree(network, card, frames):
     same = compare_networks(network, network, card, frames.files, torch.device("cpu"))
     assert same.heatmap == 0.0 and same.same == same.boxes
-    other = untrained_detector(MICRO, len(card.classes), 3).eval()
+    other = untrained_detector(VARIANTS["micro"], len(card.classes), 3).eval()
     with torch.no_grad():
         other.pts_bbox_head.heatmap_head[1].bias += 1.0
     with pytest.raises(ModelError, match="heatmaps of the fp16 weights differ"):
@@ -148,7 +143,7 @@ def test_other_weights_do_not_agree(network, card, frames):
 def test_moved_boxes_do_not_agree(network, card, frames):
     """Heatmaps alone do not tell: boxes come from other layers."""
     confident = replace(card, min_score=0.0)
-    other = untrained_detector(MICRO, len(card.classes), 3).eval()
+    other = untrained_detector(VARIANTS["micro"], len(card.classes), 3).eval()
     with torch.no_grad():
         other.pts_bbox_head.pred_head[-1].center[1].bias += 3.0
         other.pts_bbox_head.prediction_heads[0].center[1].bias += 3.0
