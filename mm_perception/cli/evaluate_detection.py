@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.cli.held_out import add_frame_options, check_frame_options
+from mm_perception.core.errors import ModelError
 from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import WEIGHT_SUFFIXES
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
@@ -39,25 +40,20 @@ _SHOWN = ("cam_front_left", "cam_front", "cam_front_right", "cam_back_left", "ca
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--frames", type=int, default=210, help="held-out frames, all conditions in turn")
-    parser.add_argument("--seed", type=int, default=0, help="which set of held-out worlds, 0 to 999")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    add_frame_options(parser)
     parser.add_argument("--model", default=MODEL, metavar="CARD", help=f"detector to evaluate (default: {MODEL})")
     parser.add_argument(
         "--lidar-model",
         metavar="CARD",
         help="card or weights file of the LiDAR's stream alone (default: that of --model, with the same weights)",
     )
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--cache", type=Path, help="folder of frames that were made before")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the boxes of each frame, with the truth")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints; 0 when done."""
     console = Console()
-    if args.frames < 1 or not 0 <= args.seed < 1000:
-        raise ConfigError(f"expected --frames of at least 1 and --seed in 0..999, got {args.frames} and {args.seed}")
+    check_frame_options(args)
     card = find_detector_card(args.model)
     alone = _lidar_card(args.lidar_model, card)
     ways = open_ways(card, alone, args.engine)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.held_out import add_frame_options, check_frame_options
 from mm_perception.core.errors import ConfigError
 from mm_perception.engines.card import ModelCard, find_card
 from mm_perception.engines.stamp import default_cache_dir
@@ -28,23 +29,18 @@ MODELS = {BASELINE: "cmx-tiny-rgb", "rgb-thermal": "cmx-tiny-rgb-thermal", "rgb-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--frames", type=int, default=210, help="held-out frames, all conditions in turn")
-    parser.add_argument("--seed", type=int, default=0, help="which set of held-out worlds, 0 to 999")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    add_frame_options(parser)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=CARD",
         help=f"replace or add a model, e.g. rgb-thermal=out/train/x/x.yaml (default: {', '.join(MODELS.values())})",
     )  # fmt: skip
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--cache", type=Path, help="folder of frames that were made before")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write each frame beside truth and predictions")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints; 0 when done."""
     console = Console()
-    if args.frames < 1 or not 0 <= args.seed < 1000:
-        raise ConfigError(f"expected --frames of at least 1 and --seed in 0..999, got {args.frames} and {args.seed}")
+    check_frame_options(args)
     cards = {name: find_card(card) for name, card in _models(args.model).items()}
     folder = args.cache or default_cache_dir() / "world"
     with Progress(console=console, transient=True) as progress:

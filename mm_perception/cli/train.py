@@ -7,7 +7,7 @@ import importlib
 
 TASKS = {
     "segmentation": "a CMX network, on simulated scenes, a folder of images or a labelled bag",
-    "detection": "a DeepInteraction++ detector, on simulated scenes or a folder of frames",
+    "detection": "a DeepInteraction++ detector, on simulated scenes, a folder of frames or a bag with true boxes",
 }
 
 

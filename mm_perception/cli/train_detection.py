@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.cli.train_segmentation import WORLD, advance, bar, check_tools
-from mm_perception.core.config import from_mapping, load_yaml, to_mapping
+from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
 from mm_perception.core.errors import ConfigError, EngineError
-from mm_perception.core.resources import find_config
 from mm_perception.core.rig import load_rig
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
 from mm_perception.engines.load import installed
@@ -122,23 +120,20 @@ def read_recipe(args: argparse.Namespace) -> DetectorRecipe:
     """
     from mm_perception.training.detection_recipe import DetectorRecipe
 
-    recipe = load_yaml(find_config("recipes", args.recipe), DetectorRecipe) if args.recipe else DetectorRecipe()
-    given = {
+    options = {
         "lidar_steps": args.lidar_steps,
         "fusion_steps": args.fusion_steps,
         "batch_size": args.batch,
         "seed": args.seed,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return from_mapping(DetectorRecipe, {**to_mapping(recipe), **changes}, "recipe and options")
+    return overruled(DetectorRecipe, args.recipe, options)
 
 
 def _world(args: argparse.Namespace, card: DetectorCard, console: Console) -> tuple[FrameSet, FrameSet]:
     """Frames of simulated scenes, made on first use."""
     from mm_perception.training.detection_run import world_frames
 
-    if min(args.frames, args.val_frames) < 1:
-        raise ConfigError(f"expected frames to train and to validate with, got {args.frames} and {args.val_frames}")
+    check_counts(args)
     if args.val is not None:
         raise ConfigError("--val: belongs to --data; frames of the world are validated with others of it")
     check_world_card(card)
@@ -155,8 +150,7 @@ def _frames(args: argparse.Namespace, card: DetectorCard, console: Console) -> t
     from mm_perception.training.detection_bags import bag_frames
     from mm_perception.training.detection_run import BAG_SUFFIXES, FrameSet, frames_at, without_last
 
-    if args.val is not None and args.val.resolve() == args.data.resolve():
-        raise ConfigError(f"--val: expected other frames than --data, got {args.val} for both; leave --val out")
+    check_apart(args)
     sets = []
     for path in (args.data, args.val):
         if path is not None:

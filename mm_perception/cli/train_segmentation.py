@@ -9,24 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.core.config import from_mapping, load_yaml, to_mapping
-from mm_perception.core.errors import ConfigError, EngineError
-from mm_perception.core.resources import find_config
+from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
+from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import load_rig
 from mm_perception.engines.card import ModelCard, find_card
-from mm_perception.engines.load import installed
 from mm_perception.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from mm_perception.training.evaluate import Evaluation
     from mm_perception.training.loop import TrainingProgress, TrainingResult
     from mm_perception.training.samples import SampleSource
-
-WORLD = Path("world")
-_NEEDED = ("torch", "safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,43 +100,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_tools() -> None:
-    """Raises EngineError if a package that every training needs is missing."""
-    missing = [package for package in _NEEDED if not installed(package)]
-    if missing:
-        raise EngineError(f"training needs {', '.join(missing)}: pip install {' '.join(missing)}")
-
-
 def read_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of `--recipe`, with the options in its place where they are given.
 
     Raises:
         ConfigError: a value is impossible.
     """
-    recipe = load_yaml(find_config("recipes", args.recipe), Recipe) if args.recipe else Recipe()
-    given = {
+    options = {
         "epochs": args.epochs,
         "minutes": args.minutes,
         "batch_size": args.batch,
         "learning_rate": args.lr,
         "seed": args.seed,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
     if args.crop:
         height, cross, width = args.crop.lower().partition("x")
         if not (cross and height.isdigit() and width.isdigit()):
             raise ConfigError(f"--crop: expected HxW such as 240x320, got {args.crop!r}")
-        changes |= {"crop_height": int(height), "crop_width": int(width)}
-    return from_mapping(Recipe, {**to_mapping(recipe), **changes}, "recipe and options")
+        options |= {"crop_height": int(height), "crop_width": int(width)}
+    return overruled(Recipe, args.recipe, options)
 
 
 def _sources(args: argparse.Namespace, card: ModelCard) -> tuple[SampleSource, SampleSource]:
     from mm_perception.training.sources import open_source, separate_split
 
     rig = load_rig(args.rig)
+    check_apart(args)
     if args.val is not None:
-        if args.val.resolve() == args.data.resolve():
-            raise ConfigError(f"--val: expected other frames than --data, got {args.val} for both; leave --val out")
         train = open_source(args.data, card, separate_split(args.data, "train"), rig=rig)
         return train, open_source(args.val, card, separate_split(args.val, "val"), rig=rig)
     return open_source(args.data, card, "train", rig=rig), open_source(args.data, card, "val", rig=rig)
@@ -152,8 +137,7 @@ def _world(args: argparse.Namespace, card: ModelCard, console: Console) -> tuple
     from mm_perception.training.sources import ArraySource
     from mm_perception.training.world_data import SETS, check_card, write_world_data
 
-    if min(args.frames, args.val_frames) < 1:
-        raise ConfigError(f"expected frames to train and to validate with, got {args.frames} and {args.val_frames}")
+    check_counts(args)
     check_card(card)
     sources = []
     for name, count in (("train", args.frames), ("val", args.val_frames)):
@@ -170,17 +154,6 @@ def _world(args: argparse.Namespace, card: ModelCard, console: Console) -> tuple
             )
         sources.append(ArraySource(folder, card.modality, "all", encoding=card.encoding))
     return sources[0], sources[1]
-
-
-def advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    """Shows that so many of the frames are made."""
-    progress.update(task, completed=done, total=total)
-
-
-def bar(console: Console) -> Progress:
-    """A line for a training: what it is at, how far, and how long it will take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
 
 def _line(now: TrainingProgress) -> str:
