@@ -109,7 +109,10 @@ class LidarTap:
                 problems[name] = str(error)
         output = _looked_up(tree, self.taps.output_frame or frame, frame, stamp_ns, "output", problems)
         still = lidar_from_fixed or RigidTransform.identity(frame)
-        expected = min(self.taps.turns, self._seen)
+        # Younger turns may have come while the bundle waited: they are none that it lacks.
+        last_ns = clouds[-1].stamp_ns if clouds else stamp_ns
+        younger = sum(one.stamp_ns > last_ns for one in self._clouds)
+        expected = min(self.taps.turns, self._seen - younger)
         return LidarView(frame, turns, still, cameras, output, problems, max(0, expected - len(turns)))
 
     def _usable(self, newest: PointCloud | None, stamp_ns: int) -> list[PointCloud]:

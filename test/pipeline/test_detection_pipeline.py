@@ -19,7 +19,7 @@ from mm_perception.codec.encode import (
     encode_transforms,
 )
 from mm_perception.core.detector import VARIANTS
-from mm_perception.core.errors import CalibrationError, ConfigError, DataError
+from mm_perception.core.errors import CalibrationError, ConfigError, DataError, EngineError
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.types import Detections3D, PointCloud, SegmentationMap
 from mm_perception.engines.detector_card import DetectorCard
@@ -62,8 +62,8 @@ def pipeline_of(micro):
     )  # fmt: skip
     engine = TorchEngine.from_card(card, threads=1)
 
-    def make(rig: RigConfig = RIG, output_frame: str = "") -> DetectionPipeline:
-        return DetectionPipeline(card, engine, detector_taps(card, rig, output_frame))
+    def make(rig: RigConfig = RIG, output_frame: str = "", on_device: bool | None = None) -> DetectionPipeline:
+        return DetectionPipeline(card, engine, detector_taps(card, rig, output_frame), on_device)
 
     yield make
     engine.close()
@@ -289,13 +289,22 @@ class OneClass:
 
     card = None
 
-    def step(self, observation: Observation, clock: StageClock) -> SegmentationMap:
+    def prepare(self, observation: Observation, clock: StageClock) -> Any:
+        return "prepared"
+
+    def finish(self, prepared: Any, clock: StageClock) -> SegmentationMap:
+        assert prepared == "prepared"
         return SegmentationMap(np.zeros((4, 4), np.uint8), ("a",), T, "cam")
 
 
-class Failing(OneClass):
-    def step(self, observation: Observation, clock: StageClock) -> SegmentationMap:
+class Unprepared(OneClass):
+    def prepare(self, observation: Observation, clock: StageClock) -> Any:
         raise DataError("no thermal image")
+
+
+class Unfinished(OneClass):
+    def finish(self, prepared: Any, clock: StageClock) -> SegmentationMap:
+        raise EngineError("no answer")
 
 
 def test_one_task_that_fails_leaves_the_others_result(pipeline_of):
@@ -305,10 +314,55 @@ def test_one_task_that_fails_leaves_the_others_result(pipeline_of):
     assert result.segmentation is not None and result.detection is None
     assert isinstance(result.failures["detection"], DataError)
     with pytest.raises(DataError, match="no thermal"):
-        Perception(RIG, Failing(), pipeline).step(observation)  # type: ignore[arg-type]
+        Perception(RIG, Unprepared(), pipeline).prepare(observation)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="no answer"):  # the first task's, though the other failed before it
+        Perception(RIG, Unfinished(), pipeline).step(observation)  # type: ignore[arg-type]
     whole, _ = Scene().observe(pipeline)
-    other = Perception(RIG, Failing(), pipeline).step(whole)  # type: ignore[arg-type]
-    assert other.segmentation is None and other.detection is not None
+    for failing, kind in ((Unprepared(), DataError), (Unfinished(), EngineError)):
+        other = Perception(RIG, failing, pipeline).step(whole)  # type: ignore[arg-type]
+        assert other.segmentation is None and other.detection is not None
+        assert {task: type(error) for task, error in other.failures.items()} == {"segmentation": kind}
+
+
+def test_step_is_prepare_and_finish_and_measures_the_stages_of_both(pipeline_of):
+    perception = Perception(RIG, detection=pipeline_of())
+    observation, _ = Scene().observe(perception.detection)
+    whole = perception.step(observation)
+    prepared = perception.prepare(observation)
+    assert list(prepared.clock.stage_ms) == ["detection.preprocess"]
+    parts = perception.finish(prepared)
+    assert list(parts.stage_ms) == list(whole.stage_ms)
+    assert list(parts.stage_ms) == ["detection.preprocess", "detection.inference", "detection.postprocess"]
+    np.testing.assert_array_equal(parts.detection.detections.centers, whole.detection.detections.centers)
+
+
+@pytest.mark.parametrize("change", ["whole", "no cameras", "no points", "crowd"])
+def test_inputs_made_on_the_device_give_the_same_boxes(pipeline_of, change):
+    scene = Scene()
+    if change == "no cameras":
+        scene.images = {"rgb": scene.images["rgb"]}
+    elif change == "no points":
+        scene.clouds = [empty_cloud()]
+    elif change == "crowd":
+        xyz = np.random.default_rng(0).uniform((-50, -50, -2), (50, 50, 1), (20_000, 3)).astype(np.float32)
+        scene.clouds = [encode_point_cloud(BAG, PointCloud(xyz, T - TURN_NS, "lidar"))]
+    observation, _ = scene.observe(pipeline_of())
+    host, there = (pipeline_of(on_device=way).step(observation, StageClock()) for way in (False, True))
+    assert there.degraded == host.degraded and there.lost == host.lost
+    assert set(there.pictures) == set(host.pictures)
+    assert len(host.detections) > 0, "a test of nothing"
+    np.testing.assert_array_equal(there.detections.labels, host.detections.labels)
+    for values in ("centers", "sizes_lwh", "yaw_rad", "velocity", "scores"):
+        np.testing.assert_allclose(
+            getattr(there.detections, values), getattr(host.detections, values), atol=1e-4, err_msg=values
+        )
+
+
+def test_only_engines_beside_the_cpu_overlap(pipeline_of, monkeypatch):
+    perception = Perception(RIG, detection=pipeline_of())
+    assert not perception.overlaps
+    monkeypatch.setattr(perception.detection.engine, "device", "cuda")
+    assert perception.overlaps
 
 
 def test_detector_and_rig_that_do_not_fit_are_told_apart(pipeline_of):
@@ -394,6 +448,21 @@ def test_turns_of_a_time_before_a_jump_back_are_forgotten(pipeline_of):
     view = tap.view(observation.bundle, tree)
     assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - 2 * TURN_NS, T - TURN_NS]
     assert view.turns_left_out == 0, "no third turn has come since"
+
+
+def test_turns_that_came_while_a_bundle_waited_are_none_that_it_lacks(pipeline_of):
+    pipeline = pipeline_of()
+    tap = LidarTap(RIG, pipeline.taps)
+    for start_ns in (T - TURN_NS, T + TURN_NS, T + 2 * TURN_NS):
+        tap.add(turn_of_wall(start_ns))
+    observation, _ = Scene().observe(pipeline)
+    tree = TransformTree()
+    tree.set_static(LIDAR.base_from_lidar)
+    for t_ns in MOMENTS:
+        tree.add(odom_from_base(t_ns), t_ns)
+    view = tap.view(observation.bundle, tree)
+    assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - TURN_NS]
+    assert view.turns_left_out == 0
 
 
 def test_a_set_that_waits_is_looked_at_again_only_when_transforms_came(pipeline_of, monkeypatch):
