@@ -11,7 +11,7 @@ DEMO_OPTIONS := $(if $(BAG),--bag "$(BAG)") $(if $(RIG),--rig "$(RIG)") $(if $(M
 help:
 	@echo "make setup   install everything into .venv (the other targets do that by themselves)"
 	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= DETECTOR= ENGINE= OUT= RATE="
-	@echo "make test    all checks and tests"
+	@echo "make test    all checks and tests; SLOW=1: large networks, too"
 	@echo "make lint    format, lint and types only"
 	@echo "make clean   remove .venv and everything that was built"
 
@@ -27,7 +27,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(if $(SLOW),SLOW=$(SLOW)) $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 format: setup
 	$(BIN)/ruff format .

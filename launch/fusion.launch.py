@@ -11,14 +11,16 @@ from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("mm_perception"))
 
-SETTINGS = ("rig", "model", "detector", "output_frame", "engine")
+SETTINGS = ("rig", "model", "detector", "output_frame", "engine", "precision")
 ARGUMENTS = {
     "config": (str(SHARE / "config" / "fusion.yaml"), "parameter file of the fusion node"),
     "rig": ("", "sensors: a name in config/rigs or a path; empty: as in config"),
     "model": ("", "segmentation: a name in config/models, a path, or none; empty: as in config"),
     "detector": ("", "3D detection: the same, or none; empty: as in config"),
     "output_frame": ("", "frame of the boxes; empty: as in config"),
-    "engine": ("", "auto, torch, onnxruntime or openvino; empty: as in config"),
+    "engine": ("", "auto, tensorrt, torch, onnxruntime or openvino; empty: as in config"),
+    "precision": ("", "of TensorRT engines: auto, fp32, tf32, bf16, fp16, int8 or mixed; empty: as in config"),
+    "build_only": ("false", "build the engines that are missing, and end"),
     "use_sim_time": ("false", "take the time from /clock"),
     "namespace": ("", "namespace of the node"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -29,7 +31,9 @@ ARGUMENTS = {
 def make_nodes(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     use_sim_time = {"use_sim_time": value["use_sim_time"].lower() == "true"}
-    overrides = {name: value[name] for name in SETTINGS if value[name]}
+    overrides: dict[str, object] = {name: value[name] for name in SETTINGS if value[name]}
+    if value["build_only"].lower() == "true":
+        overrides["build_only"] = True
     nodes = [
         Node(
             package="mm_perception",

@@ -155,6 +155,9 @@ step 4 "Python packages"
 grep -v '^#' requirements/runtime.txt | sed 's/ *#.*//' >"$venv/runtime.txt"
 if ros_is_installed && "$python" -c 'import cv2' 2>/dev/null; then sed -i '/^opencv/d' "$venv/runtime.txt"; fi
 pip_install -r "$venv/runtime.txt" -r requirements/dev.txt
+if ! (pip_install --no-deps -r requirements/tensorrt.txt) 2>"$venv/tensorrt.log"; then
+  printf '      no TensorRT engines here: %s\n' "$(tail -n 1 "$venv/tensorrt.log")"
+fi
 
 if ros_is_installed; then
   step 5 "ROS 2 ${ROS_DISTRO} from this machine"

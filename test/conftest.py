@@ -18,6 +18,15 @@ _cache = tempfile.TemporaryDirectory(prefix="mm_perception-cache-")
 os.environ["MM_PERCEPTION_CACHE"] = _cache.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests wait for CI, or for who asks for them."""
+    if not {os.environ.get("CI"), os.environ.get("SLOW")} <= {None, "", "0", "false"}:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: runs in CI and with SLOW=1"))
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of recorded data and parity numbers, which is no part of the repository."""

@@ -14,16 +14,18 @@ MAY_IMPORT = {
     "core": set(),
     "geometry": {"core"},
     "sensing": {"core", "geometry"},
+    "gpu": {"core", "geometry", "sensing"},
     "sync": {"core"},
     "metrics": {"core", "geometry"},
     "codec": {"core", "geometry"},
     "bags": {"core"},
     "models": {"core"},
     "engines": {"core", "models"},
-    "pipeline": {"core", "geometry", "sensing", "sync", "metrics", "codec", "engines"},
+    "pipeline": {"core", "geometry", "sensing", "gpu", "sync", "metrics", "codec", "engines"},
     "sim": {"core", "geometry", "codec", "bags"},
     "convert": {"core", "geometry", "codec", "bags"},
     "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
+    "bench": {"core", "bags", "engines", "pipeline", "replay"},
     "training": {
         *("core", "geometry", "sensing", "metrics", "codec", "bags"),
         *("models", "engines", "pipeline", "replay", "sim"),
@@ -33,12 +35,23 @@ MAY_IMPORT = {
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 
 ONLY_IN = {
-    "torch": ("models/", "training/", "engines/torch_engine.py", "engines/export.py"),
+    # bench/ times torch itself, and reads the GPU's clock and memory through it.
+    "torch": (
+        "models/",
+        "training/",
+        "gpu/",
+        "engines/torch_engine.py",
+        "engines/export.py",
+        "engines/tensorrt/",
+        "bench/",
+    ),
     "safetensors": ("models/", "training/", "engines/"),
-    "onnx": ("engines/export.py",),
-    "onnxruntime": ("engines/onnx_engine.py",),
+    "onnx": ("engines/export.py", "engines/roofline.py", "engines/tensorrt/"),
+    "onnxruntime": ("engines/onnx_engine.py", "bench/onnxruntime_runner.py"),
     "openvino": ("engines/openvino_engine.py",),
-    "tensorrt": ("engines/tensorrt_engine.py",),
+    "tensorrt": ("engines/tensorrt/",),
+    "tensorrt_rtx": ("engines/tensorrt/",),
+    "modelopt": ("engines/tensorrt/precision.py",),
     "rosbags": ("bags/",),
     "open3d": ("sim/scene.py",),
     "rclpy": ("ros/", "cli/bench_sync.py"),
@@ -53,9 +66,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """(module, whether it is imported with the file) of every import; imports within functions come when asked for."""
+    """(module, whether it is imported with the file) of every import.
+
+    Imports within functions come when asked for, and those under TYPE_CHECKING never.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    later = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) or (isinstance(n, ast.If) and is_typing(n))]
+    inside = {id(n) for f in later for n in ast.walk(f)}
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -64,6 +81,10 @@ def imports(path: Path) -> list[tuple[str, bool]]:
             assert node.level == 0, f"{path}: relative import"
             found.append((node.module or "", id(node) not in inside))
     return found
+
+
+def is_typing(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -76,6 +97,12 @@ def test_file_imports_only_what_its_room_may(path):
             assert parts[1] in MAY_IMPORT[room], f"{inner} imports {module}"
         if parts[0] in ONLY_IN:
             assert str(inner).startswith(ONLY_IN[parts[0]]), f"{inner} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "pipeline").glob("*.py")), ids=lambda p: p.name)
+def test_pipeline_imports_torch_code_only_when_it_is_asked_for(path):
+    early = [module for module, with_file in imports(path) if with_file]
+    assert not [module for module in early if module.startswith("mm_perception.gpu")]
 
 
 def test_every_room_is_known():

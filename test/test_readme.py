@@ -23,7 +23,7 @@ LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for li
 def test_command_is_understood(line):
     _, command, *arguments = shlex.split(line)
     assert command in COMMANDS
-    module = importlib.import_module(f"mm_perception.cli.{command}")
+    module = importlib.import_module(f"mm_perception.cli.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(exit_on_error=False)
     module.add_arguments(parser)
     parser.parse_args(arguments)
@@ -31,7 +31,7 @@ def test_command_is_understood(line):
 
 def test_every_command_has_its_file():
     for command in COMMANDS:
-        module = importlib.import_module(f"mm_perception.cli.{command}")
+        module = importlib.import_module(f"mm_perception.cli.{command.replace('-', '_')}")
         assert callable(module.run)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mm_perception.bags.reader import BagReader
 from mm_perception.core.resources import config_dir
-from mm_perception.engines.load import ENGINE_NAMES, installed
+from mm_perception.engines.load import ENGINE_NAMES, why_not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
         for kind in ("rigs", "models", "scenarios", "recipes"):
             names = ", ".join(sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")))
             console.print(f"{kind}: {names}", highlight=False)
-        console.print("engines: " + (", ".join(n for n in ENGINE_NAMES if installed(n)) or "none"))
+        reasons = {name: why_not(name) for name in ENGINE_NAMES}
+        console.print("engines: " + (", ".join(n for n, why in reasons.items() if why is None) or "none"))
+        for name, why in reasons.items():
+            if why is not None:
+                console.print(f"  not {name}: {why}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"ROS 2: {'yes' if importlib.util.find_spec('rclpy') else 'no'}")
         return 0
     with BagReader(args.bag) as bag:

@@ -17,9 +17,10 @@ COMMANDS = {
     "evaluate": "measure what a second sensor buys, on held-out simulated scenes",
     "train": "train a network and publish its weights with a card",
     "export": "write a model as ONNX with its card",
+    "build-engine": "build a TensorRT engine of a model and try it",
     "metrics": "score files of boxes with the nuScenes detection metric",
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
-    "bench": "measure codec, synchronizer or engines",
+    "bench": "measure codec, synchronizer, engines or a GPU",
     "info": "show what is in a bag, and which engines, rigs and models there are",
 }
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name == chosen:
-            module = importlib.import_module(f"mm_perception.cli.{name}")
+            module = importlib.import_module(f"mm_perception.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
     args = parser.parse_args(arguments)
     assert module is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import config_dir
 
-OPTIONS = ("rig", "model", "detector", "output_frame", "engine")
+OPTIONS = ("rig", "model", "detector", "output_frame", "engine", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="segmentation: a name in config/models, a path, or none")
     parser.add_argument("--detector", help="3D detection: the same")
     parser.add_argument("--output-frame", help="frame of the boxes (default: the LiDAR's)")
-    parser.add_argument("--engine", help="auto, torch, onnxruntime or openvino")
+    parser.add_argument("--engine", help="auto, tensorrt, torch, onnxruntime or openvino")
+    parser.add_argument("--precision", help="of TensorRT engines: auto, fp32, tf32, bf16, fp16, int8 or mixed")
+    parser.add_argument("--build-only", action="store_true", help="build the engines that are missing, and end")
     parser.add_argument("--namespace", default="", help="namespace of the node")
     parser.add_argument("--use-sim-time", action="store_true", help="take the time from /clock")
     parser.add_argument("--log-level", default="info", help="debug, info, warn, error or fatal")
@@ -39,6 +41,8 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if value:
             line += ["-p", f"{name}:={value}"]
+    if args.build_only:
+        line += ["-p", "build_only:=true"]
     if args.use_sim_time:
         line += ["-p", "use_sim_time:=true"]
     if args.namespace:

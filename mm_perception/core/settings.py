@@ -20,9 +20,16 @@ class FusionSettings:
         "cmx-tiny-rgb-thermal", "segmentation: model card, a name in config/models or a path; none: off"
     )
     detector: str = setting("none", "3D detection: model card, a name in config/models or a path; none: off")
-    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = setting(
-        "auto", "inference engine; auto: the fastest that is installed"
+    engine: Literal["auto", "tensorrt", "torch", "onnxruntime", "openvino"] = setting(
+        "auto", "inference engine; auto: the fastest that runs here"
     )
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "mixed"] = setting(
+        "auto", "of TensorRT engines; auto: fp16; where the self-test misses its tolerance, the next safer one"
+    )
+    stale_engines: Literal["rebuild", "refuse"] = setting(
+        "rebuild", "what happens to a kept TensorRT engine that is not what is asked for; refuse: named, and not used"
+    )
+    build_only: bool = setting(False, "build the engines that are missing, and end")
     threads: int = setting(0, "CPU threads of the engine; 0: all cores", minimum=0, maximum=256)
     x_sensor: str = setting("", "sensor for the X input; empty: the rig's first of the model's modality")
     output_frame: str = setting("", "frame of the boxes, by TF at the bundle's stamp; empty: the LiDAR's")

@@ -46,6 +46,7 @@ class WeightsCard:
 
     __slots__ = ()
     name: str
+    architecture: str
     weights: str
     weights_sha256: str | None
     trained: bool

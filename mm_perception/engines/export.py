@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import os
@@ -20,10 +21,10 @@ from mm_perception.core.errors import EngineError, ModelError
 from mm_perception.engines.card import ModelCard, WeightsCard, save_card
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Array, Engine, check_specs
+from mm_perception.engines.reference import made_inputs
 from mm_perception.engines.stamp import file_sha256
 from mm_perception.engines.torch_engine import TorchEngine
 from mm_perception.models.cmx import Cmx, fold_for_inference
-from mm_perception.models.deepinteraction.deploy import DeployedDetector, example_inputs
 
 OPSET = 18
 TOLERANCES = {"segmentation": 1e-4, "detection": 1e-3}
@@ -64,7 +65,7 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
     temporary = out_path.with_name(f".{out_path.stem}.{os.getpid()}.tmp.onnx")
     started = time.perf_counter()
     try:
-        examples = _examples(model, card)
+        examples = {name: torch.from_numpy(value) for name, value in made_inputs(card)[0].items()}
         _write_graph(model, card, examples, temporary)
         seconds = time.perf_counter() - started
         engine_name, difference = _compare(model, card, examples, temporary)
@@ -88,16 +89,6 @@ def _check_model(model: Cmx, card: ModelCard) -> None:
         )
 
 
-def _examples(model: nn.Module, card: WeightsCard) -> dict[str, torch.Tensor]:
-    """Inputs that make sense, by name."""
-    inputs, _ = card.specs()
-    if isinstance(card, DetectorCard):
-        assert isinstance(model, DeployedDetector)
-        return example_inputs(model.model, {spec.name: spec.shape for spec in inputs})
-    generator = np.random.default_rng(0)
-    return {s.name: torch.from_numpy(generator.standard_normal(s.shape, dtype=np.float32)) for s in inputs}
-
-
 def _write_graph(model: nn.Module, card: WeightsCard, examples: dict[str, torch.Tensor], path: Path) -> None:
     inputs, outputs = card.specs()
     arguments = tuple(examples.values())
@@ -114,8 +105,24 @@ def _write_graph(model: nn.Module, card: WeightsCard, examples: dict[str, torch.
             )
         except ImportError as error:
             raise EngineError(f"the ONNX export needs {error.name}: pip install onnx onnxscript") from error
+    _name_by_module(program.model)
     _forget_sources(program.model)
     program.save(str(path), external_data=False)
+
+
+def _name_by_module(model: Any) -> None:
+    """Names each node `<module of the network>/<its own name>`: what a report says of a node then leads to its code.
+
+    A node that the exporter made by itself belongs to the module of its first input.
+    """
+    module_of: dict[str, str] = {}
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        inputs = [value.name for value in node.inputs if value is not None]
+        module = ast.literal_eval(scopes)[-2:-1] if scopes else [module_of.get(n, "") for n in inputs[:1]]
+        name = next(iter(module), "")
+        module_of |= {value.name: name for value in node.outputs}
+        node.name = f"{name or 'network'}/{(node.name or '').removeprefix('node_')}"
 
 
 def _forget_sources(model: Any) -> None:

@@ -19,14 +19,14 @@ from mm_perception.engines.stamp import (
     weights_identity,
     write_stamp,
 )
+from mm_perception.engines.tensorrt.library import check_tensorrt
+from mm_perception.engines.tensorrt.settings import TensorRtSettings
 
 Progress = Callable[[str], None]
 
-ENGINE_NAMES = (
-    "openvino",
-    "onnxruntime",
-    "torch",
-)  # fastest first, as `mm-perception bench engines` measures
+ENGINE_NAMES = ("tensorrt", "openvino", "onnxruntime", "torch")
+"""In the order in which `auto` tries them: the GPU first, then the fastest on a CPU as `mm-perception bench engines`
+measures it."""
 EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
 
 
@@ -37,12 +37,13 @@ def load_engine(
     threads: int | None = None,
     cache_dir: Path | str | None = None,
     on_progress: Progress | None = None,
+    tensorrt: TensorRtSettings | None = None,
 ) -> Engine:
     """An engine that runs the card's network.
 
-    OpenVINO and ONNX Runtime run ONNX files: a card with other weights is exported once into the cache, and
-    again when the stamp there differs from card, weights or exporter. A file that the user names is never
-    rebuilt: one that is not the card's is refused.
+    All but torch take ONNX files: a card with other weights is exported once into the cache, and again when the
+    stamp there differs from card, weights or exporter. A file that the user names is never rebuilt: one that is not
+    the card's is refused. TensorRT builds its engine from the ONNX file and keeps it, too; see `tensorrt.ladder`.
 
     Args:
         card: what to run.
@@ -50,6 +51,7 @@ def load_engine(
         threads: CPU threads of one inference; None lets the runtime choose.
         cache_dir: for exported files; None is `default_cache_dir()`.
         on_progress: is told in a few words about what takes long, and why an engine was passed over.
+        tensorrt: how TensorRT builds and runs; None: in fp16, checked.
 
     Raises:
         ModelError: the weights are missing or are not the card's.
@@ -63,11 +65,11 @@ def load_engine(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     weights = weights_identity(card)
     if engine != "auto":
-        return _load(card, engine, weights, threads, cache, tell)
+        return _load(card, engine, weights, threads, cache, tell, tensorrt)
     reasons = []
     for name in ENGINE_NAMES:
         try:
-            return _load(card, name, weights, threads, cache, tell)
+            return _load(card, name, weights, threads, cache, tell, tensorrt)
         except EngineError as error:
             reasons.append(f"{name}: {error}")
             tell(f"engine {name} passed over: {error}")
@@ -79,28 +81,88 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _load(card: WeightsCard, name: str, weights: str, threads: int | None, cache: Path, tell: Progress) -> Engine:
-    if not installed(name):
-        raise EngineError(f"engine {name} is not installed: pip install {name}")
+def available_engines() -> tuple[str, ...]:
+    """Names of the engines that can run here, fastest first."""
+    return tuple(name for name in ENGINE_NAMES if why_not(name) is None)
+
+
+def why_not(name: str) -> str | None:
+    """What keeps an engine from running here; None: nothing."""
+    if name != "tensorrt":
+        return None if installed(name) else f"engine {name} is not installed: pip install {name}"
+    try:
+        check_tensorrt()
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+def exported(card: WeightsCard, cache_dir: Path | str | None = None, on_progress: Progress | None = None) -> Path:
+    """The card's network as an ONNX file: its own, or the one in the cache, which is exported where it is not there.
+
+    Raises:
+        ModelError: the weights are missing or are not the card's.
+        EngineError: a package that the export needs is missing.
+    """
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    weights = weights_identity(card)
+    path = card.weights_path
+    if path is not None and path.suffix == ".onnx":
+        return path
+    artefact = _artefact(card, cache)
+    with locked(artefact):
+        _ensure_exported(card, weights, artefact, on_progress or (lambda text: None))
+    return artefact
+
+
+def _artefact(card: WeightsCard, cache: Path) -> Path:
+    height, width = card.input_size
+    return cache / "onnx" / f"{card.name}-{height}x{width}.onnx"
+
+
+def _load(
+    card: WeightsCard,
+    name: str,
+    weights: str,
+    threads: int | None,
+    cache: Path,
+    tell: Progress,
+    tensorrt: TensorRtSettings | None,
+) -> Engine:
+    missing = why_not(name)
+    if missing is not None:
+        raise EngineError(missing)
     if name == "torch":
         return _load_torch(card, threads)
+    if name == "tensorrt":
+        return _load_tensorrt(card, tensorrt or TensorRtSettings(), cache, tell)
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         return _open_onnx(card, name, path, threads)
-    height, width = card.input_size
-    artefact = cache / "onnx" / f"{card.name}-{height}x{width}.onnx"
+    artefact = _artefact(card, cache)
     with locked(artefact):  # until the runtime has read the file: another process may want to rebuild it
         _ensure_exported(card, weights, artefact, tell)
         return _open_onnx(card, name, artefact, threads)
+
+
+def _load_tensorrt(card: WeightsCard, settings: TensorRtSettings, cache: Path, tell: Progress) -> Engine:
+    check_tensorrt(settings.library)
+    from mm_perception.engines.tensorrt.opening import workshop
+
+    onnx_file = exported(card, cache, tell)
+    _, engine = workshop(card, onnx_file, settings, cache, tell).ready()
+    if engine is None:
+        raise EngineError("an engine for another GPU was built; it cannot run here")
+    return engine
 
 
 def _load_torch(card: WeightsCard, threads: int | None) -> Engine:
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         raise EngineError(f"engine torch cannot run {path}: use openvino or onnxruntime, or give the .pth file")
-    from mm_perception.engines.torch_engine import TorchEngine
+    from mm_perception.engines.torch_engine import TorchEngine, best_device
 
-    return TorchEngine.from_card(card, threads=threads)
+    return TorchEngine.from_card(card, threads=threads, device=best_device())
 
 
 def _open_onnx(card: WeightsCard, name: str, path: Path, threads: int | None) -> Engine:

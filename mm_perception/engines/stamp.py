@@ -38,14 +38,15 @@ class Stamp:
     tools: Mapping[str, str]  # versions of what made the file
     input_size: tuple[int, int]  # height, width [px]
 
-    def difference(self, other: Stamp) -> list[str]:
-        """One line per field in which `other` is not as in this stamp."""
-        lines = []
-        for field in dataclasses.fields(self):
-            expected, got = getattr(self, field.name), getattr(other, field.name)
-            if expected != got:
-                lines.append(f"{field.name}: expected {_short(expected)}, got {_short(got)}")
-        return lines
+
+def differences(expected: Any, got: Any) -> list[str]:
+    """One line per field in which two dataclasses of one kind differ."""
+    lines = []
+    for field in dataclasses.fields(expected):
+        want, have = getattr(expected, field.name), getattr(got, field.name)
+        if want != have:
+            lines.append(f"{field.name}: expected {_short(want)}, got {_short(have)}")
+    return lines
 
 
 def file_sha256(path: Path) -> str:
@@ -109,8 +110,8 @@ def stamp_path(artefact: Path) -> Path:
     return artefact.with_name(artefact.name + ".stamp.json")
 
 
-def write_stamp(artefact: Path, stamp: Stamp) -> None:
-    """Writes the stamp of a finished file, atomically."""
+def write_stamp(artefact: Path, stamp: Any) -> None:
+    """Writes the stamp of a finished file (a dataclass), atomically."""
     path = stamp_path(artefact)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(stamp), indent=1, sort_keys=True), encoding="utf-8")
@@ -147,7 +148,7 @@ def stamp_problems(artefact: Path, card: WeightsCard, weights: str, tools: tuple
         return ["it has no readable stamp: writing it was interrupted, or it is not from this cache"]
     expected = make_stamp(card, weights, file_sha256(artefact), tools)
     known = {t: stamp.tools.get(t, "none") if v == "none" else v for t, v in expected.tools.items()}
-    return dataclasses.replace(expected, tools=known).difference(stamp)
+    return differences(dataclasses.replace(expected, tools=known), stamp)
 
 
 def require_stamp(artefact: Path, card: WeightsCard, weights: str, tools: tuple[str, ...]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +11,14 @@ from torch import nn
 from mm_perception.core.errors import EngineError, ModelError
 from mm_perception.engines.card import ModelCard, WeightsCard
 from mm_perception.engines.detector_card import DetectorCard
-from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs
+from mm_perception.engines.engine import (
+    Array,
+    TensorSpec,
+    check_device_inputs,
+    check_device_outputs,
+    check_inputs,
+    check_outputs,
+)
 from mm_perception.models.checkpoint import load_checkpoint
 from mm_perception.models.cmx import Cmx, build_untrained_cmx, fold_for_inference
 from mm_perception.models.deepinteraction.checkpoint import load_detector
@@ -85,7 +93,7 @@ class TorchEngine:
         device: str = "cpu",
     ) -> None:
         self._model: nn.Module | None = model.to(device)
-        self._device = device
+        self.device = device
         self._threads = threads
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -101,27 +109,50 @@ class TorchEngine:
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `Engine.run`."""
+        model = self._open_model()
+        checked = check_inputs(self.inputs, tensors, self.name)
+        with self._running():
+            results = model(*(torch.from_numpy(array).to(self.device) for array in checked.values()))
+            named = {name: value.cpu().numpy() for name, value in self._named(results).items()}
+        return check_outputs(self.outputs, named, self.name)
+
+    def run_on_device(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `DeviceEngine.run_on_device`; computes on torch's current stream, where the inputs are made."""
+        model = self._open_model()
+        checked = check_device_inputs(self.inputs, tensors, self.device, self.name)
+        with self._running():
+            return check_device_outputs(self.outputs, self._named(model(*checked.values())), self.name)
+
+    def _open_model(self) -> nn.Module:
         if self._model is None:
             raise EngineError("torch: the engine is closed")
-        checked = check_inputs(self.inputs, tensors, self.name)
+        return self._model
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Within it torch keeps to the engine's threads, and what it raises is an EngineError."""
         # torch counts threads per calling thread, so a constructor could not set them for a worker.
         threads_before = torch.get_num_threads()
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                arguments = [torch.from_numpy(array).to(self._device) for array in checked.values()]
-                results = self._model(*arguments)
+                yield
         except RuntimeError as error:
             raise EngineError(f"torch: the network failed: {error}") from error
         finally:
             if self._threads is not None:
                 torch.set_num_threads(threads_before)
-        if isinstance(results, torch.Tensor):
-            results = (results,)
-        named = {spec.name: value.cpu().numpy() for spec, value in zip(self.outputs, results, strict=True)}
-        return check_outputs(self.outputs, named, self.name)
+
+    def _named(self, results: torch.Tensor | Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        values = (results,) if isinstance(results, torch.Tensor) else results
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._model = None
+
+
+def best_device() -> str:
+    """The first GPU that torch can use, else the CPU."""
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -19,7 +19,7 @@ from mm_perception.core.errors import MmPerceptionError
 from mm_perception.core.types import ImageFrame
 from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
 from mm_perception.pipeline.perception import PerceptionResult, build_perception
-from mm_perception.ros.diagnostics import SensorWatch, pipeline_status
+from mm_perception.ros.diagnostics import WARN, SensorWatch, Status, pipeline_status
 from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.outputs import DetectionOutputs, SegmentationOutputs
@@ -45,12 +45,14 @@ class FusionNode(Node):
         super().__init__("fusion_node", **node_options)
         self.settings = declare_settings(self)
         log = self.get_logger()
-        self.perception = build_perception(self.settings, on_progress=lambda text: log.info(text))
+        self._factory = RclpyMessages()
+        diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
+        self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
+        self.perception = build_perception(self.settings, on_progress=self._on_start_up)
         rig, cards = self.perception.rig, self.perception.cards
         for card in cards:
             if not card.trained:
                 log.warning(f"model {card.name} is untrained: what it gives means nothing")
-        self._factory = RclpyMessages()
         self._last_logged: dict[tuple[str, str], float] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
         self._log_lock = threading.Lock()
@@ -75,8 +77,6 @@ class FusionNode(Node):
         segmentation, detection = self.perception.segmentation, self.perception.detection
         self._segmentation = SegmentationOutputs(self, self._factory, segmentation.card) if segmentation else None
         self._detection = DetectionOutputs(self, self._factory, detection.card, detection.taps) if detection else None
-        diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
-        self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
 
     def _subscribe(self, topic: InputTopic) -> None:
         def receive(msg: Any) -> None:
@@ -118,6 +118,14 @@ class FusionNode(Node):
         """Called in the worker's thread: there are no boxes of this observation."""
         if self._detection is not None:
             self._detection.clear(observation.bundle.stamp_ns)
+
+    def _on_start_up(self, text: str) -> None:
+        """Tells what takes long before the node is ready: building an engine can take many minutes."""
+        self.get_logger().info(text)
+        name = self.get_fully_qualified_name().lstrip("/")
+        status: Status = (f"{name}: pipeline", WARN, f"starting: {text}", {})
+        now_ns = self.get_clock().now().nanoseconds
+        self._diagnostics.publish(encode_diagnostics(self._factory, now_ns, [status], self.settings.rig))
 
     def publish_diagnostics(self) -> None:
         """Sends the state of every sensor and of the pipeline."""
@@ -166,6 +174,9 @@ def main(args: list[str] | None = None) -> int:
     node: FusionNode | None = None
     try:
         node = FusionNode()
+        if node.settings.build_only:
+            node.get_logger().info("build_only: the engines are there")
+            return 0
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()

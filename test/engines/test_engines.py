@@ -65,17 +65,25 @@ def test_engines_equal_torch(card, cache, tensors, expected, name):
         engine.run(tensors)
 
 
+def no_gpu(library: str | None = None) -> None:
+    raise EngineError("no driver")
+
+
 def test_auto_takes_the_fastest_that_is_there(card, cache, monkeypatch):
     for missing, chosen in (((), "openvino"), (("openvino",), "onnxruntime"), (("openvino", "onnxruntime"), "torch")):
         monkeypatch.setattr(loading, "installed", lambda package, missing=missing: package not in missing)
+        monkeypatch.setattr(loading, "check_tensorrt", no_gpu)
         told: list[str] = []
         engine = load_engine(card, "auto", cache_dir=cache, on_progress=told.append)
         assert engine.name == chosen
-        assert sum("passed over" in text for text in told) == len(missing)
+        assert sum("passed over" in text for text in told) == len(missing) + 1
+        assert "engine tensorrt passed over: no driver" in told
         engine.close()
     monkeypatch.setattr(loading, "installed", lambda package: False)
-    with pytest.raises(EngineError, match="openvino"):
+    with pytest.raises(EngineError, match=r"(?s)tensorrt: no driver.*openvino is not.*torch is not"):
         load_engine(card, "auto", cache_dir=cache)
+    with pytest.raises(EngineError, match="no driver"):
+        load_engine(card, "tensorrt", cache_dir=cache)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("abacus", "expected auto"), ("openvino", "pip install openvino")])

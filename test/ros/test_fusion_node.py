@@ -172,6 +172,71 @@ def test_unusable_choice_ends_with_a_clear_error(small_card, parameter, value, e
     assert "Traceback" not in done.stderr
 
 
+def test_build_only_makes_the_engines_and_ends(small_card, tmp_path):
+    line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args", "-p", f"model:={small_card}"]
+    line += ["-p", "engine:=onnxruntime", "-p", "build_only:=true"]
+    environment = os.environ | {"MM_PERCEPTION_CACHE": str(tmp_path)}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "build_only: the engines are there" in done.stderr + done.stdout
+    assert list((tmp_path / "onnx").glob("*.onnx"))
+
+
+def test_tensorrt_by_name_without_a_gpu_ends_with_what_is_missing(small_card):
+    from mm_perception.engines.load import why_not
+
+    missing = why_not("tensorrt")
+    if missing is None:
+        pytest.skip("there is a GPU")
+    line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args", "-p", f"model:={small_card}"]
+    done = subprocess.run(
+        [*line, "-p", "engine:=tensorrt"], capture_output=True, text=True, timeout=120, env=os.environ.copy()
+    )
+    assert done.returncode == 2 and missing in done.stderr + done.stdout and "Traceback" not in done.stderr
+
+
+def test_progress_of_the_start_is_told_on_diagnostics(monkeypatch, small_card):
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
+
+    from mm_perception.pipeline.perception import build_perception
+    from mm_perception.ros import fusion_node
+    from mm_perception.ros.messages import message_class
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    listener = rclpy.create_node("listener", context=context)
+    heard: list[tuple[int, str]] = []
+    listener.create_subscription(
+        message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics",
+        lambda msg: heard.extend((ord(s.level), s.message) for s in msg.status), 10,
+    )  # fmt: skip
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(listener)
+
+    def build(settings, on_progress):
+        # As a builder does: it tells again and again, until somebody has had the time to listen.
+        deadline = time.monotonic() + 30
+        while not heard and time.monotonic() < deadline:
+            on_progress("Timing graph nodes: 40 %")
+            executor.spin_once(timeout_sec=0.05)
+        return build_perception(settings, on_progress)
+
+    monkeypatch.setattr(fusion_node, "build_perception", build)
+    node = fusion_node.FusionNode(
+        context=context,
+        parameter_overrides=[Parameter("model", value=str(small_card)), Parameter("engine", value="onnxruntime")],
+    )
+    try:
+        assert heard[0] == (1, "starting: Timing graph nodes: 40 %")
+    finally:
+        node.shut_down()
+        node.destroy_node()
+        listener.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
 def test_every_parameter_is_described(start_session):
     session = start_session()
     session.wait_until(lambda: bool(session.result.classes), 120, "the node")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mm_perception.core.detector import DetectorVariant, input_shapes
 from mm_perception.models.deepinteraction.boxes import RawBoxes
 from mm_perception.models.deepinteraction.encoder import InteractionMaps
 from mm_perception.models.deepinteraction.model import DeepInteraction, LidarInput
@@ -33,14 +34,14 @@ class DeployedDetector(nn.Module):
         return (*decoded.layers[-1], decoded.prior, decoded.labels)
 
 
-def example_inputs(model: DeepInteraction, shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
+def example_inputs(variant: DetectorVariant, seed: int = 0) -> dict[str, Tensor]:
     """Random inputs that make sense: places within maps, indices within their tables."""
     generator = torch.Generator().manual_seed(seed)
-    v = model.variant
+    v = variant
     cells = v.bev_cells[0] * v.bev_cells[1]
     limits = {"pillar_cell": cells, "cell_pillar": v.max_cells + 1, "lidar_cell_pillar": v.max_pillars + 1}
     inputs = {}
-    for name, shape in shapes.items():
+    for name, shape in input_shapes(v).items():
         if name in limits:
             inputs[name] = torch.randint(limits[name], shape, generator=generator)
         elif name in ("key_valid", "warp_valid", "seen", "point_mask"):

@@ -1,0 +1,254 @@
+"""The process in which an engine is built: a builder that crashes takes no node with it.
+
+Run as `python -m mm_perception.engines.tensorrt.build_process JOB`, JOB being a `BuildJob` as JSON. Each line on
+standard output is a JSON object: {"progress": …} any number of times, then {"done": …} or {"error": …}. It ends when
+its standard input does, so that no builder outlives who asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.engines.tensorrt.library import find_library, make_log
+from mm_perception.engines.tensorrt.settings import BuildSettings, ShapeRange
+
+STDOUT = 1
+TELL_PERIOD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildJob:
+    """Attributes:
+    onnx: graph to build. plan: file to write. library: name of the TensorRT.
+    settings: how. timing_cache: file of measured kernels that is read and written; None: none.
+    """
+
+    onnx: Path
+    plan: Path
+    library: str
+    settings: BuildSettings
+    timing_cache: Path | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> BuildJob:
+        data = json.loads(text)
+        settings = data["settings"]
+        shapes = {name: ShapeRange(*(tuple(s[k]) for k in s)) for name, s in settings.pop("shapes").items()}
+        cache = data["timing_cache"]
+        return cls(
+            Path(data["onnx"]),
+            Path(data["plan"]),
+            data["library"],
+            BuildSettings(**settings, shapes=shapes),
+            Path(cache) if cache else None,
+        )
+
+
+class _Voice:
+    """Lines to whoever asked; the process's own standard output goes to its standard error."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(STDOUT), "w", buffering=1, encoding="utf-8")
+        os.dup2(2, STDOUT)
+
+    def say(self, **line: Any) -> None:
+        self._out.write(json.dumps(line) + "\n")
+        self._out.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Builds; 0 when the plan is written."""
+    voice = _Voice()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        job = BuildJob.from_json(arguments[0])
+        voice.say(done=build(job, lambda text: voice.say(progress=text)))
+        return 0
+    except (EngineError, ConfigError) as error:
+        voice.say(error=str(error))
+    except MemoryError:
+        voice.say(error="out of memory while building")
+    return 1
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(3)
+
+
+def build(job: BuildJob, tell: Any) -> dict[str, Any]:
+    """Parses and builds in this process, and writes the plan.
+
+    Returns:
+        layers, seconds of parsing and of building, bytes of the plan.
+
+    Raises:
+        EngineError: the graph cannot be parsed (each operator that is at fault is named) or built.
+    """
+    library = find_library(job.library)
+    trt = library.module
+    log = make_log(trt)
+    started = time.perf_counter()
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError) as error:  # its factory found no driver, or no GPU
+        raise EngineError(f"{library}: no builder ({error}): {_last(log)}") from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(job.onnx)):
+        raise EngineError(f"{library} cannot take {job.onnx.name}:\n  {_parse_errors(parser) or _last(log)}")
+    parsed_s = time.perf_counter() - started
+    tell(f"parsed {network.num_layers} layers in {parsed_s:.1f} s")
+    config = builder.create_builder_config()
+    configure(trt, builder, network, config, job.settings)
+    with_cache = _read_timing_cache(config, job)
+    config.progress_monitor = _monitor(trt, tell)
+    started = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{library} cannot build {job.onnx.name}: {_last(log)}")
+    job.plan.write_bytes(memoryview(plan))
+    if with_cache:
+        _write_timing_cache(config, job)
+    return {
+        "layers": network.num_layers,
+        "parse_s": round(parsed_s, 2),
+        "build_s": round(time.perf_counter() - started, 2),
+        "bytes": job.plan.stat().st_size,
+    }
+
+
+def configure(trt: Any, builder: Any, network: Any, config: Any, settings: BuildSettings) -> None:
+    """Writes the settings into a builder's configuration.
+
+    Raises:
+        EngineError: this TensorRT or this machine lacks what is asked for.
+        ConfigError: an input of open sizes has no range, or a range belongs to no such input.
+    """
+    # TensorRT rounds float32 products unless it is told not to.
+    (config.set_flag if settings.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    if settings.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if settings.dla_core is not None:
+        if settings.dla_core >= builder.num_DLA_cores:
+            raise EngineError(f"DLA core {settings.dla_core}: this machine has {builder.num_DLA_cores}")
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = settings.dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if settings.compute_capability is not None:
+        _target(trt, config, settings.compute_capability)
+    _add_profile(builder, network, config, settings.shapes)
+
+
+def _target(trt: Any, config: Any, capability: str) -> None:
+    if not hasattr(trt, "ComputeCapability"):
+        raise EngineError("only TensorRT-RTX can build for a GPU that is not there")
+    target = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}", None)
+    if target is None:
+        raise EngineError(f"TensorRT-RTX cannot build for compute capability {capability}")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(target, 0)
+
+
+def _add_profile(builder: Any, network: Any, config: Any, shapes: Mapping[str, ShapeRange]) -> None:
+    inputs = {network.get_input(i).name: tuple(network.get_input(i).shape) for i in range(network.num_inputs)}
+    ranged = {name: shape for name, shape in inputs.items() if -1 in shape}
+    problems = [f"{name}: sizes are open {list(shape)}, give a range" for name, shape in ranged.items()
+                if name not in shapes]  # fmt: skip
+    problems += [f"{name}: no input of open sizes" for name in shapes if name not in ranged]
+    for name in ranged.keys() & shapes.keys():
+        usual = shapes[name].usual
+        if len(usual) != len(inputs[name]) or any(
+            want not in (-1, got) for want, got in zip(inputs[name], usual, strict=True)
+        ):
+            problems.append(f"{name}: {shapes[name]} does not fit {list(inputs[name])}")
+    if problems:
+        raise ConfigError("shapes: " + "; ".join(problems))
+    if not ranged:
+        return
+    profile = builder.create_optimization_profile()
+    for name in ranged:
+        one = shapes[name]
+        profile.set_shape(name, one.smallest, one.usual, one.largest)
+    config.add_optimization_profile(profile)
+
+
+def _read_timing_cache(config: Any, job: BuildJob) -> bool:
+    if job.timing_cache is None:
+        return False
+    known = job.timing_cache.read_bytes() if job.timing_cache.is_file() else b""
+    cache = config.create_timing_cache(known)
+    # A cache of another version or GPU is refused; it is then begun anew.
+    if not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    return True
+
+
+def _write_timing_cache(config: Any, job: BuildJob) -> None:
+    assert job.timing_cache is not None
+    cache = config.get_timing_cache()
+    if cache is not None:
+        temporary = job.timing_cache.with_name(f".{job.timing_cache.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(memoryview(cache.serialize()))
+        temporary.replace(job.timing_cache)
+
+
+def _monitor(trt: Any, tell: Any) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Tells now and then which phase it is in, and how far."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._told_s = time.monotonic()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._steps[phase] = max(steps, 1)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            now_s = time.monotonic()
+            if now_s - self._told_s > TELL_PERIOD_S:
+                self._told_s, steps = now_s, self._steps.get(phase, 1)
+                tell(f"{phase}: {100 * min(step + 1, steps) // steps} %")
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+    return Monitor()
+
+
+def _parse_errors(parser: Any) -> str:
+    lines = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        node = error.node_name() if hasattr(error, "node_name") else ""
+        operator = error.node_operator() if hasattr(error, "node_operator") else ""
+        lines.append(f"{operator} {node}: {error.desc()}".strip())
+    return "\n  ".join(lines)
+
+
+def _last(log: Any) -> str:
+    return "; ".join(log.messages[-3:]) or "it does not say why"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

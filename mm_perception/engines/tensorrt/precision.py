@@ -1,0 +1,226 @@
+"""Writing precision into an ONNX graph, as strongly typed networks want it, and finding what does not bear it.
+
+fp16, bf16 and mixed: AutoCast of nvidia-modelopt puts casts around the modules that stay in float32. INT8: its
+quantizer puts symmetric QuantizeLinear/DequantizeLinear pairs around convolutions and products, with scales from
+calibration inputs; the rest is fp16. fp32 and tf32 leave the graph as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from mm_perception.core.errors import EngineError
+from mm_perception.engines.engine import Array
+from mm_perception.engines.tensorrt.settings import Precision
+
+NEEDED = "nvidia-modelopt"
+LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+QUANTIZED_OPS = ("Conv", "Gemm", "MatMul")
+FRAGILE = {
+    # K^T V sums over all tokens and grows with the image (arXiv:2203.04838, section III-C):
+    # it is the first to leave fp16's range.
+    "cmx": tuple(f"backbone.FFMs.{stage}.cross.cross_attn/" for stage in range(4)),
+    # A query's class is its index divided by the number of cells, which ONNX does in floating point: indices beyond
+    # 2048 lose digits in fp16, and those beyond 65504 are infinite.
+    "deepinteraction": ("model.pts_bbox_head/",),
+}
+"""By architecture, what 16 bits never get. Modules are named as in the network; `a.b` is the module with all that lies
+in it, `a.b/` its own operations alone."""
+
+
+def own_modules(path: Path) -> list[str]:
+    """Every module of an exported network that has operations of its own, as `a.b/`, in the order in which they run."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return list(dict.fromkeys(_module_of(node.name) for node in graph.node))
+
+
+def _module_of(node_name: str) -> str:
+    """`a.b/` of the node `a.b/conv2d`; see `export.export_onnx` for the names."""
+    return "".join(node_name.rpartition("/")[:2])
+
+
+def _pattern(kept: str) -> str:
+    return rf"{re.escape(kept)}[^/]*$" if kept.endswith("/") else rf"{re.escape(kept)}[./]"
+
+
+def _is_kept(node_name: str, kept: Sequence[str]) -> bool:
+    return any(re.match(_pattern(one), node_name) for one in kept)
+
+
+def write_precision(
+    source: Path,
+    target: Path,
+    precision: Precision,
+    keep_fp32: Sequence[str] = (),
+    samples: Sequence[Mapping[str, Array]] = (),
+) -> Path:
+    """The graph of a precision: `source` itself for fp32 and tf32, else a new file that takes and gives float32.
+
+    Args:
+        source: an exported float32 network.
+        target: where the new graph is written.
+        keep_fp32: modules that stay in float32; see `FRAGILE` for how they are named.
+        samples: inputs from which INT8's scales are taken.
+
+    Raises:
+        EngineError: nvidia-modelopt is missing or cannot convert the network, or INT8 has no samples.
+    """
+    if precision in ("fp32", "tf32"):
+        return source
+    if precision == "int8" and not samples:
+        raise EngineError("INT8 needs calibration inputs: give a bag of recorded data")
+    kept = [_pattern(module) for module in keep_fp32]
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        onnx.save(onnx.load(str(source)), str(temporary))  # the converters may write into the file that they read
+        with _quiet():
+            if precision == "int8":
+                _quantize(temporary, temporary, kept, samples)
+            _autocast(temporary, temporary, "bf16" if precision == "bf16" else "fp16", kept)
+        temporary.replace(target)
+    except EngineError:
+        raise
+    except ImportError as error:
+        raise EngineError(
+            f"{precision} needs {NEEDED}, which cannot be imported ({error}): pip install 'nvidia-modelopt[onnx]'"
+        ) from error
+    except Exception as error:  # the converters' errors have no common base class
+        raise EngineError(f"{precision}: {source} cannot be converted: {type(error).__name__}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _autocast(source: Path, target: Path, low: str, kept: list[str]) -> None:
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    # data_max: AutoCast would else keep every value of a run in memory, 20 GB for a detector of published size, to find
+    # what leaves fp16's range. `rounded_graph` and the self-test find that, too.
+    model = convert_to_mixed_precision(
+        str(source), low_precision_type=low, nodes_to_exclude=kept, keep_io_types=True, data_max=np.inf
+    )
+    onnx.save(model, str(target))
+
+
+def _quantize(source: Path, target: Path, kept: list[str], samples: Sequence[Mapping[str, Array]]) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    # Samples are handed over one after the other: along their own first axis, whatever that means to the network.
+    data = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+    quantize(
+        str(source),
+        quantize_mode="int8",
+        calibration_data=data,
+        calibration_method="max",
+        calibration_eps=["cpu"],
+        op_types_to_quantize=list(QUANTIZED_OPS),
+        nodes_to_exclude=kept,
+        high_precision_dtype="fp32",  # AutoCast then knows which modules to leave
+        output_path=str(target),
+        log_level="ERROR",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converters tell much, through loggers of their own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def rounded_graph(source: Path, target: Path, low: str, keep_fp32: Sequence[str]) -> Path:
+    """A float32 graph that rounds as one in low precision does: every value of the other modules, weights too, goes
+    through the low type. CPU engines then show what the GPU will lose, overflow included.
+
+    Args:
+        low: "fp16" or "bf16".
+    """
+    model = onnx.load(str(source))
+    graph = model.graph
+    types = _float_values(model)
+    nodes: list[Any] = []
+    weights = {one.name for one in graph.initializer if one.data_type == TensorProto.FLOAT}
+    rounded: dict[str, str] = {}
+    for node in graph.node:
+        if _is_kept(node.name, keep_fp32):
+            nodes.append(node)
+            continue
+        for i, name in enumerate(node.input):
+            if name in weights:
+                if name not in rounded:
+                    rounded[name] = f"{name}::low"
+                    nodes += _round(name, rounded[name], low)
+                node.input[i] = rounded[name]
+        nodes.append(node)
+        for i, name in enumerate(node.output):
+            if name in types:
+                node.output[i] = f"{name}::full"
+                nodes += _round(node.output[i], name, low)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(target))
+    return target
+
+
+def _round(name: str, out: str, low: str) -> list[Any]:
+    between = f"{out}::between"
+    return [
+        helper.make_node("Cast", [name], [between], to=LOW_TYPES[low], name=f"{out}/down"),
+        helper.make_node("Cast", [between], [out], to=TensorProto.FLOAT, name=f"{out}/up"),
+    ]
+
+
+def _float_values(model: Any) -> set[str]:
+    """Names of all float32 values that nodes compute."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    known = (*inferred.graph.value_info, *inferred.graph.output)
+    return {one.name for one in known if one.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def breaking_modules(modules: Sequence[str], keeps: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...]:
+    """A smallest set of modules that must stay in float32, by bisection.
+
+    QuickXplain (U. Junker, AAAI 2004): of n modules it finds k that matter with about k log(n / k) trials. None of
+    those found can be left out, if keeping more never makes things worse.
+
+    Args:
+        modules: all that may be kept.
+        keeps: whether a network that keeps these modules in float32 meets its tolerance.
+
+    Raises:
+        EngineError: not even all of them suffice.
+    """
+    everything = tuple(modules)
+    if keeps(()):
+        return ()
+    if not keeps(everything):
+        raise EngineError("no choice of modules keeps the tolerance")
+
+    def explain(kept: tuple[str, ...], grown: bool, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        if grown and keeps(kept):
+            return ()
+        if len(candidates) == 1:
+            return candidates
+        half = len(candidates) // 2
+        first, second = candidates[:half], candidates[half:]
+        found_second = explain((*kept, *first), True, second)
+        found_first = explain((*kept, *found_second), bool(found_second), first)
+        return (*found_first, *found_second)
+
+    return explain((), False, everything)
