@@ -6,7 +6,9 @@ quality and is named; only an observation of which no LiDAR is known at all has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +22,11 @@ from mm_perception.geometry.boxes import transformed_boxes
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.detection_boxes import boxes_of
-from mm_perception.pipeline.detection_inputs import DetectorEncoder
-from mm_perception.pipeline.detection_view import SceneBuilder
+from mm_perception.pipeline.detection_view import DetectorScene, SceneBuilder
+from mm_perception.pipeline.inference import Inference, Made
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarView
+from mm_perception.sensing.detector_inputs import DetectorEncoder, DetectorView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,45 +117,104 @@ def detector_taps(card: DetectorCard, rig: RigConfig, output_frame: str = "") ->
     return DetectorTaps(rig.detector_lidar or lidars[0], cameras, card.sizes.sweeps, output_frame)
 
 
+class EncodedView(Protocol):
+    """Inputs by name, arrays or tensors, and what was lost on the way; see `sensing.detector_inputs`."""
+
+    @property
+    def tensors(self) -> Mapping[str, Any]: ...
+
+    @property
+    def lost(self) -> Mapping[str, int]: ...
+
+
+class ViewEncoder(Protocol):
+    """`DetectorEncoder`, on the host or on a device."""
+
+    def encode(self, view: DetectorView) -> EncodedView: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedDetection:
+    """What `DetectionPipeline.finish` goes on with.
+
+    Attributes:
+        frame_id, stamp_ns: of the boxes that the network gives: the LiDAR's frame, the bundle's stamp.
+        output_from_lidar: at the bundle's stamp.
+    """
+
+    scene: DetectorScene
+    frame_id: str
+    stamp_ns: int
+    output_from_lidar: RigidTransform
+    inputs: Made[EncodedView]
+
+
 class DetectionPipeline:
     """Pre-processing, network and post-processing of one detector on one rig."""
 
-    def __init__(self, card: DetectorCard, engine: Engine, taps: DetectorTaps) -> None:
+    def __init__(self, card: DetectorCard, engine: Engine, taps: DetectorTaps, on_device: bool | None = None) -> None:
+        """Args:
+            on_device: whether inputs are computed on the engine's device; None: where that is not the CPU.
+
+        Raises:
+            ConfigError: the engine takes no tensors on a device.
+        """
         self.card, self.engine, self.taps = card, engine, taps
-        self.encoder = DetectorEncoder(card.sizes, card.image_mean, card.image_std)
+        self._inference = Inference(engine, on_device)
+        self._encoder = _encoder(card, self._inference)
         self._scenes = SceneBuilder(card.sizes, taps)
 
     def step(self, observation: Observation, clock: StageClock) -> DetectionOutcome:
-        """Finds the boxes of one instant.
+        """Finds the boxes of one instant: `prepare` and `finish`, whose errors it raises."""
+        return self.finish(self.prepare(observation, clock), clock)
+
+    def prepare(self, observation: Observation, clock: StageClock) -> PreparedDetection:
+        """Encodes the network's inputs.
 
         Raises:
             DataError: no LiDAR turn has come yet.
             CalibrationError: the output frame is not known at the bundle's stamp, or not fit for boxes.
-            EngineError: the engine failed or gave values that are not finite.
+            EngineError: the engine's device failed.
         """
-        card, stamp_ns = self.card, observation.bundle.stamp_ns
         with clock.measure("detection.preprocess"):
             scene = self._scenes.build(observation)
             seen = observation.lidar_view
             assert seen is not None  # or there is no scene
             output_from_lidar = _upright(seen)
             view = scene.view
-            if card.channel_order == "bgr":
+            if self.card.channel_order == "bgr":
                 view = replace(view, images=view.images[..., ::-1])
-            inputs = self.encoder.encode(view)
-        degraded = dict(scene.degraded)
+            inputs = self._inference.make(lambda: self._encoder.encode(view))
+        return PreparedDetection(scene, seen.frame_id, observation.bundle.stamp_ns, output_from_lidar, inputs)
+
+    def finish(self, prepared: PreparedDetection, clock: StageClock) -> DetectionOutcome:
+        """Runs the network and turns its answer into boxes.
+
+        Raises:
+            EngineError: the engine failed or gave values that are not finite.
+        """
+        card, scene, inputs = self.card, prepared.scene, prepared.inputs
+        degraded, lost = dict(scene.degraded), dict(inputs.value.lost)
         for what in ("over_pillars", "over_cells"):
-            if inputs.lost[what]:
-                degraded[f"capacity.{what}"] = f"{inputs.lost[what]} points were lost"
+            if lost[what]:
+                degraded[f"capacity.{what}"] = f"{lost[what]} points were lost"
         with clock.measure("detection.inference"):
-            outputs = self.engine.run(inputs.tensors)
+            outputs = self._inference.run(inputs.value.tensors, inputs.wait)
         with clock.measure("detection.postprocess"):
-            found = boxes_of(outputs, card.sizes, card.classes, seen.frame_id, stamp_ns, card.min_score)
-            found = transformed_boxes(found, output_from_lidar)
-            lidar_from_output = output_from_lidar.inverse().matrix
+            arrays, moved = self._inference.arrays(outputs), prepared.output_from_lidar
+            found = boxes_of(arrays, card.sizes, card.classes, prepared.frame_id, prepared.stamp_ns, card.min_score)
+            found = transformed_boxes(found, moved)
+            lidar_from_output = moved.inverse().matrix
             pictures = {
                 name: SeenPicture(scene.view.images[i], scene.view.lidar2img[i] @ lidar_from_output)
                 for name, i in scene.slots.items()
             }
-        lost, table = dict(inputs.lost), scene.view.points
-        return DetectionOutcome(found, degraded, lost, pictures, table, output_from_lidar, card.trained)
+        return DetectionOutcome(found, degraded, lost, pictures, scene.view.points, moved, card.trained)
+
+
+def _encoder(card: DetectorCard, inference: Inference) -> ViewEncoder:
+    if inference.lane is None:
+        return DetectorEncoder(card.sizes, card.image_mean, card.image_std)
+    from mm_perception.gpu.detector_inputs import GpuDetectorEncoder
+
+    return GpuDetectorEncoder(card.sizes, card.image_mean, card.image_std, inference.lane.device)

@@ -18,9 +18,9 @@ from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.types import ImageFrame
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.sweeps import turns_table
-from mm_perception.pipeline.detection_inputs import DetectorView
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarView
+from mm_perception.sensing.detector_inputs import DetectorView
 from mm_perception.sensing.image import Placement
 
 BLANK_DEVIATION = 1.0

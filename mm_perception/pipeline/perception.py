@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from mm_perception.core.errors import ConfigError, MmPerceptionError
 from mm_perception.core.rig import RigConfig, load_rig
@@ -11,12 +13,16 @@ from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.core.types import SegmentationMap
 from mm_perception.engines.card import WeightsCard, find_card
 from mm_perception.engines.detector_card import find_detector_card
+from mm_perception.engines.engine import device_of
 from mm_perception.engines.load import load_engine
+from mm_perception.engines.tensorrt.settings import TensorRtSettings
 from mm_perception.metrics.latency import StageClock
-from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, detector_taps
+from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, PreparedDetection, detector_taps
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps
-from mm_perception.pipeline.segmentation import SegmentationPipeline, choose_x_sensor
+from mm_perception.pipeline.segmentation import PreparedSegmentation, SegmentationPipeline, choose_x_sensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +41,27 @@ class PerceptionResult:
     stage_ms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class PreparedObservation:
+    """What `Perception.finish` goes on with.
+
+    Attributes:
+        segmentation, detection: None where the task is switched off or failed.
+        failures: by task.
+        clock: of the stages so far.
+    """
+
+    segmentation: PreparedSegmentation | None = None
+    detection: PreparedDetection | None = None
+    failures: dict[str, MmPerceptionError] = field(default_factory=dict)
+    clock: StageClock = field(default_factory=StageClock)
+
+
 class Perception:
-    """All models of one rig; `step` is called with one observation after the other."""
+    """All models of one rig; `step` is called with one observation after the other.
+
+    So are its halves: one thread may `prepare` an observation while another is in `finish` with an earlier one.
+    """
 
     def __init__(
         self,
@@ -65,33 +90,71 @@ class Perception:
     def engine_name(self) -> str:
         return next(task.engine.name for task in (self.segmentation, self.detection) if task is not None)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether some network leaves the CPU free, so that the next observation can be prepared meanwhile."""
+        return any(device_of(task.engine) != "cpu" for task in (self.segmentation, self.detection) if task is not None)
+
     def step(self, observation: Observation) -> PerceptionResult:
         """Runs every task; one that fails does not take the other's result with it.
 
         Raises:
             DataError, CalibrationError, EngineError: no task gave a result; the observation is then dropped.
         """
-        clock = StageClock()
-        failures: dict[str, MmPerceptionError] = {}
-        segmentation, detection = None, None
+        return self.finish(self.prepare(observation))
+
+    def prepare(self, observation: Observation) -> PreparedObservation:
+        """The first half of `step`: the inputs of every network.
+
+        Raises:
+            DataError, CalibrationError, EngineError: no task can go on.
+        """
+        prepared = PreparedObservation()
+        clock, failures = prepared.clock, prepared.failures
         if self.segmentation is not None:
-            try:
-                segmentation = self.segmentation.step(observation, clock)
-            except MmPerceptionError as error:
-                failures["segmentation"] = error
+            prepare = partial(self.segmentation.prepare, observation, clock)
+            prepared.segmentation = _tried("segmentation", prepare, failures)
         if self.detection is not None:
-            try:
-                detection = self.detection.step(observation, clock)
-            except MmPerceptionError as error:
-                failures["detection"] = error
+            prepared.detection = _tried("detection", partial(self.detection.prepare, observation, clock), failures)
+        if prepared.segmentation is None and prepared.detection is None:
+            raise _in_order(failures)[0][1]
+        return prepared
+
+    def finish(self, prepared: PreparedObservation) -> PerceptionResult:
+        """The second half of `step`: the networks, and what their outputs mean.
+
+        Raises:
+            DataError, CalibrationError, EngineError: no task gave a result.
+        """
+        clock, failures = prepared.clock, dict(prepared.failures)
+        segmentation, detection = None, None
+        if self.segmentation is not None and prepared.segmentation is not None:
+            finish = partial(self.segmentation.finish, prepared.segmentation, clock)
+            segmentation = _tried("segmentation", finish, failures)
+        if self.detection is not None and prepared.detection is not None:
+            detection = _tried("detection", partial(self.detection.finish, prepared.detection, clock), failures)
         if segmentation is None and detection is None:
-            raise next(iter(failures.values()))
-        return PerceptionResult(segmentation, detection, failures, clock.stage_ms)
+            raise _in_order(failures)[0][1]
+        return PerceptionResult(segmentation, detection, dict(_in_order(failures)), clock.stage_ms)
 
     def close(self) -> None:
         for task in (self.segmentation, self.detection):
             if task is not None:
                 task.engine.close()
+
+
+def _tried(task: str, action: Callable[[], T], failures: dict[str, MmPerceptionError]) -> T | None:
+    """The action's result; None where it failed, which is noted."""
+    try:
+        return action()
+    except MmPerceptionError as error:
+        failures[task] = error
+        return None
+
+
+def _in_order(failures: Mapping[str, MmPerceptionError]) -> list[tuple[str, MmPerceptionError]]:
+    """By task in the tasks' order, whichever failed first."""
+    return [(task, failures[task]) for task in ("segmentation", "detection") if task in failures]
 
 
 def build_perception(settings: FusionSettings, on_progress: Callable[[str], None] | None = None) -> Perception:
@@ -109,12 +172,12 @@ def build_perception(settings: FusionSettings, on_progress: Callable[[str], None
     if card is not None:
         choose_x_sensor(card, rig, settings.x_sensor)
     taps = None if detector is None else detector_taps(detector, rig, settings.output_frame)
-    threads = settings.threads or None
+    threads, tensorrt = settings.threads or None, TensorRtSettings(settings.precision, stale=settings.stale_engines)
     segmentation = detection = None
     if card is not None:
-        engine = load_engine(card, settings.engine, threads=threads, on_progress=on_progress)
+        engine = load_engine(card, settings.engine, threads=threads, on_progress=on_progress, tensorrt=tensorrt)
         segmentation = SegmentationPipeline(card, engine, rig, settings.x_sensor)
     if detector is not None and taps is not None:
-        engine = load_engine(detector, settings.engine, threads=threads, on_progress=on_progress)
+        engine = load_engine(detector, settings.engine, threads=threads, on_progress=on_progress, tensorrt=tensorrt)
         detection = DetectionPipeline(detector, engine, taps)
     return Perception(rig, segmentation, detection)

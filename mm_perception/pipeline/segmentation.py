@@ -6,7 +6,9 @@ with Transformers, IEEE T-ITS 2023 (arXiv 2203.04838), section IV-B for the inpu
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +25,18 @@ from mm_perception.core.types import (
     ThermalFrame,
 )
 from mm_perception.engines.card import ModelCard
-from mm_perception.engines.engine import Engine
+from mm_perception.engines.engine import DeviceTensor, Engine
 from mm_perception.metrics.latency import StageClock
+from mm_perception.pipeline.inference import Inference, Made
 from mm_perception.pipeline.intake import Calibration, Observation
 from mm_perception.sensing.depth import hha_image, raw_depth_image, register_depth
 from mm_perception.sensing.events import event_image
-from mm_perception.sensing.image import Placement, to_tensor, warp_by_rotation
+from mm_perception.sensing.image import GREY_LEVELS, Placement, to_tensor, warp_by_rotation
 from mm_perception.sensing.lidar import lidar_image
 from mm_perception.sensing.thermal import thermal_image
+
+if TYPE_CHECKING:
+    from mm_perception.gpu.transfer import Lane
 
 
 class InputEncoder:
@@ -62,17 +68,11 @@ class InputEncoder:
             DataError: the X measurement is missing or of the wrong kind.
             CalibrationError: a camera model or transform that the encoding needs is missing.
         """
-        bundle, card = observation.bundle, self.card
-        reference = bundle.measurements[bundle.reference]
-        assert isinstance(reference, ImageFrame)
-        if self.x_sensor not in bundle.measurements:
-            raise DataError(f"no {card.modality} measurement of sensor {self.x_sensor!r} in the bundle")
+        reference, measurement = self._measurements(observation)
         placement = self.placement(reference)
-        # A border of the mean colour says least.
-        rgb = placement.resize(reference.image, border=255.0 * float(np.mean(card.rgb_mean)))
-        measurement = bundle.measurements[self.x_sensor]
+        rgb = placement.resize(reference.image, border=_grey_of(self.card.rgb_mean))
         if isinstance(measurement, ImageFrame):
-            return rgb, placement.resize(measurement.image, border=255.0 * float(np.mean(card.x_mean)))
+            return rgb, placement.resize(measurement.image, border=_grey_of(self.card.x_mean))
         return rgb, self.x_image(measurement, reference, placement, observation.calibration)
 
     def tensors(self, observation: Observation) -> dict[str, NDArray[np.float32]]:
@@ -84,6 +84,44 @@ class InputEncoder:
             "rgb": to_tensor(rgb, card.rgb_mean, card.rgb_std, reverse),
             "x": to_tensor(x, card.x_mean, card.x_std, reverse and card.modality == "rgb"),
         }
+
+    def device_tensors(self, observation: Observation, lane: Lane) -> dict[str, DeviceTensor]:
+        """`tensors` as torch tensors on a lane's device, of which pictures are at most a grey level off.
+
+        Pictures are resized and events of the reference camera's view are gathered there. Depth, thermal and LiDAR
+        images and events of other views are made on the host, as in `x_image`, and uploaded. Raises as `pictures`
+        does.
+        """
+        from mm_perception.gpu.events import event_image as device_event_image
+        from mm_perception.gpu.images import normalised, resized, upload_picture
+
+        reference, measurement = self._measurements(observation)
+        card, placement, device = self.card, self.placement(reference), lane.device
+        reverse, full_scale = card.channel_order == "bgr", 1.0
+        picture = upload_picture(reference.image, device)
+        rgb = resized(picture, placement, _grey_of(card.rgb_mean))
+        if isinstance(measurement, ImageFrame):
+            seen = picture if measurement is reference else upload_picture(measurement.image, device)
+            x, full_scale = resized(seen, placement, _grey_of(card.x_mean)), GREY_LEVELS
+        elif isinstance(measurement, EventPacket) and measurement.frame_id == reference.frame_id:
+            end_ns = measurement.stamp_ns
+            x = resized(device_event_image(measurement, end_ns - self._window_ns, end_ns, device), placement)
+        else:
+            x_image = self.x_image(measurement, reference, placement, observation.calibration)
+            x = upload_picture(x_image, device)
+        return {
+            "rgb": normalised(rgb, GREY_LEVELS, card.rgb_mean, card.rgb_std, reverse),
+            "x": normalised(x, full_scale, card.x_mean, card.x_std, reverse and card.modality == "rgb"),
+        }
+
+    def _measurements(self, observation: Observation) -> tuple[ImageFrame, Measurement]:
+        """The reference image and what feeds the X input. Raises DataError if the latter is missing."""
+        bundle = observation.bundle
+        reference = bundle.measurements[bundle.reference]
+        assert isinstance(reference, ImageFrame)
+        if self.x_sensor not in bundle.measurements:
+            raise DataError(f"no {self.card.modality} measurement of sensor {self.x_sensor!r} in the bundle")
+        return reference, bundle.measurements[self.x_sensor]
 
     def x_image(
         self, measurement: Measurement, reference: ImageFrame, placement: Placement, calibration: Calibration
@@ -137,13 +175,39 @@ class InputEncoder:
         return warp_by_rotation(image, source, target, calibration.transform_from(self.x_sensor))
 
 
+def _grey_of(mean: tuple[float, float, float]) -> float:
+    """The border of a letterboxed image, 0..255: one of the mean colour says least."""
+    return GREY_LEVELS * float(np.mean(mean))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSegmentation:
+    """What `SegmentationPipeline.finish` goes on with: the reference image, and the network's inputs by name."""
+
+    reference: ImageFrame
+    inputs: Made[Mapping[str, Any]]
+
+
 class SegmentationPipeline:
     """Pre-processing, network and post-processing of one model on one rig."""
 
-    def __init__(self, card: ModelCard, engine: Engine, rig: RigConfig, x_sensor: str = "") -> None:
-        """Raises ConfigError if the rig has no sensor for the model's X input."""
+    def __init__(
+        self, card: ModelCard, engine: Engine, rig: RigConfig, x_sensor: str = "", on_device: bool | None = None
+    ) -> None:
+        """Args:
+            on_device: whether inputs and labels are computed on the engine's device; None: where that is not the CPU.
+
+        Raises:
+            ConfigError: the rig has no sensor for the model's X input, or the engine takes no tensors on a device.
+        """
         self.card, self.engine = card, engine
         self.encoder = InputEncoder(card, rig, x_sensor)
+        self._inference = Inference(engine, on_device)
+        self._labels: Callable[[Any], NDArray[np.uint8]] = most_likely
+        if self._inference.lane is not None:
+            from mm_perception.gpu.labels import most_likely as device_most_likely
+
+            self._labels = device_most_likely
 
     @property
     def x_sensor(self) -> str:
@@ -151,26 +215,43 @@ class SegmentationPipeline:
         return self.encoder.x_sensor
 
     def step(self, observation: Observation, clock: StageClock) -> SegmentationMap:
-        """Segments the reference image.
+        """Segments the reference image: `prepare` and `finish`, whose errors it raises.
 
         Returns:
             Class ids with the reference image's size, stamp and frame.
+        """
+        return self.finish(self.prepare(observation, clock), clock)
+
+    def prepare(self, observation: Observation, clock: StageClock) -> PreparedSegmentation:
+        """Encodes the network's inputs.
 
         Raises:
             DataError: the X measurement is missing or of the wrong kind.
             CalibrationError: a camera model or transform that the encoding needs is missing.
-            EngineError: the engine failed or gave values that are not finite.
+            EngineError: the engine's device failed.
         """
         bundle = observation.bundle
         reference = bundle.measurements[bundle.reference]
         assert isinstance(reference, ImageFrame)
         with clock.measure("preprocess"):
-            inputs = self.encoder.tensors(observation)
+            inputs = self._inference.make(lambda: self._encode(observation))
+        return PreparedSegmentation(reference, inputs)
+
+    def _encode(self, observation: Observation) -> Mapping[str, Any]:
+        lane = self._inference.lane
+        return self.encoder.tensors(observation) if lane is None else self.encoder.device_tensors(observation, lane)
+
+    def finish(self, prepared: PreparedSegmentation, clock: StageClock) -> SegmentationMap:
+        """Runs the network and gives each pixel its likeliest class.
+
+        Raises:
+            EngineError: the engine failed or gave values that are not finite.
+        """
+        card, reference = self.card, prepared.reference
         with clock.measure("inference"):
-            logits = self.engine.run(inputs)["logits"]
+            logits = self._inference.run(prepared.inputs.value, prepared.inputs.wait)["logits"]
         with clock.measure("postprocess"):
-            class_ids = self.encoder.placement(reference).restore(most_likely(logits))
-        card = self.card
+            class_ids = self.encoder.placement(reference).restore(self._labels(logits))
         return SegmentationMap(class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained)
 
 

@@ -26,9 +26,9 @@ from mm_perception.engines.load import load_engine
 from mm_perception.metrics.detection import DetectionMetric, DetectionScores, ScoredBoxes, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.pipeline.detection_boxes import boxes_of
-from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.replay.frame_view import frame_view
 from mm_perception.replay.held_out import FEWEST_WORLDS, interval_95
+from mm_perception.sensing.detector_inputs import DetectorEncoder
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, detection_rig
 

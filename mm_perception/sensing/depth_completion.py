@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import DataError
+from mm_perception.sensing.fusion_geometry import NEAREST_M
 
 F32 = NDArray[np.float32]
 MAX_DEPTH_M = 100.0
 NEAR_M, MIDDLE_M = 15.0, 30.0
 EMPTY = 0.1  # smaller values hold no depth
-_SPREADS = 6  # how often the last holes are filled from their rims
-_NEAREST_M = 1e-5
+SPREADS = 6  # how often the last holes are filled from their rims
 
 
 def _kernel(size: int, cross: bool = False) -> NDArray[np.uint8]:
@@ -52,7 +52,7 @@ def sparse_depth(
     for i, matrix in enumerate(np.asarray(lidar2img, np.float64)):
         image = finite @ matrix[:3, :3].T + matrix[:3, 3]
         z = image[:, 2]
-        ahead = np.nonzero(z > _NEAREST_M)[0]
+        ahead = np.nonzero(z > NEAREST_M)[0]
         u = np.floor(image[ahead, 0] / z[ahead] / image_size[1] * width)
         v = np.floor(image[ahead, 1] / z[ahead] / image_size[0] * height)
         inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
@@ -79,7 +79,7 @@ def _complete(depth: F32) -> F32:
     filled = _blend(filled, cv2.medianBlur(filled, 5), filled > EMPTY)
     filled = _blend(filled, cv2.dilate(filled, _FULL9), (filled <= EMPTY) & _below_top(filled))
     below = _below_top(filled)
-    for _ in range(_SPREADS):
+    for _ in range(SPREADS):
         filled = _blend(filled, cv2.dilate(filled, _FULL5), (filled < EMPTY) & below)
     known = (filled > EMPTY) & below
     filled = _blend(filled, cv2.medianBlur(filled, 5), known)

@@ -14,6 +14,8 @@ from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
 
 ResizeMode = Literal["stretch", "letterbox"]
+GREY_LEVELS = 255.0
+"""Full scale of uint8 images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,7 @@ class Placement:
             nearest: take the nearest pixel instead of mixing (depth, class ids).
             border: value around a letterboxed image.
         """
-        if nearest:
-            method = cv2.INTER_NEAREST_EXACT
-        elif image.shape[1] > self.width:
-            method = cv2.INTER_AREA
-        else:
-            method = cv2.INTER_LINEAR
+        method = cv2.INTER_NEAREST_EXACT if nearest else self.interpolation(image.shape[1])
         inner = image
         if image.shape[:2] != (self.height, self.width):
             inner = cv2.resize(image, (self.width, self.height), interpolation=method)
@@ -75,6 +72,10 @@ class Placement:
         outer = np.full((self.dst_height, self.dst_width, *image.shape[2:]), border, image.dtype)
         outer[self.top : self.top + self.height, self.left : self.left + self.width] = inner
         return outer
+
+    def interpolation(self, width: int) -> int:
+        """OpenCV's method by which images of a width [px] are mixed: means where they shrink, else between pixels."""
+        return cv2.INTER_AREA if width > self.width else cv2.INTER_LINEAR
 
     def restore(self, class_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(dst_height, dst_width) class ids back to the image's size; the border is cut off."""
@@ -114,14 +115,21 @@ def to_tensor(
     """
     if reverse_channels:
         image = image[..., ::-1]
-    full_scale = 255.0 if image.dtype == np.uint8 else 1.0
-    scale = 1.0 / (np.asarray(std, np.float32) * np.float32(full_scale))
-    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    scale, shift = scale_and_shift(mean, std, GREY_LEVELS if image.dtype == np.uint8 else 1.0)
     tensor = np.empty((1, 3, *image.shape[:2]), np.float32)
     for channel in range(3):
         np.multiply(image[..., channel], scale[channel], out=tensor[0, channel], casting="unsafe")
         tensor[0, channel] -= shift[channel]
     return tensor
+
+
+def scale_and_shift(
+    mean: tuple[float, float, float], std: tuple[float, float, float], full_scale: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(3,) float32 each: values of 0..full_scale times the first minus the second are normalised."""
+    deviation = np.asarray(std, np.float32)
+    scale = np.float32(1.0) / (deviation * np.float32(full_scale))
+    return np.asarray(scale, np.float32), np.asarray(np.asarray(mean, np.float32) / deviation, np.float32)
 
 
 def warp_by_rotation(

@@ -18,11 +18,11 @@ from mm_perception.core.types import Detections3D
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.geometry.boxes import count_points_inside, moved_on, transformed_boxes
 from mm_perception.pipeline.detection import detector_taps
-from mm_perception.pipeline.detection_inputs import DetectorView
 from mm_perception.pipeline.detection_view import SceneBuilder
 from mm_perception.pipeline.intake import Intake, Observation
 from mm_perception.replay.replay import observations
 from mm_perception.replay.truth import ObjectStream
+from mm_perception.sensing.detector_inputs import DetectorView
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, save_detection_frame
 from mm_perception.sim.frames import jpeg_of

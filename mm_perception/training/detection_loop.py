@@ -25,8 +25,8 @@ from mm_perception.models.deepinteraction.boxes import RawBoxes
 from mm_perception.models.deepinteraction.decoder import Decoded
 from mm_perception.models.deepinteraction.model import heatmap_layer, untrained_detector
 from mm_perception.pipeline.detection_boxes import boxes_of
-from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.replay.frame_view import frame_view
+from mm_perception.sensing.detector_inputs import DetectorEncoder
 from mm_perception.sim.actors import DETECTION_CLASSES
 from mm_perception.sim.detection_frames import DetectionFrame, load_detection_frame
 from mm_perception.training.checkpoint import read_checkpoint, write_atomically

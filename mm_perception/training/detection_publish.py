@@ -20,7 +20,6 @@ from mm_perception.geometry.boxes import wrapped_rad
 from mm_perception.metrics.detection import ERROR_THRESHOLD_M, ScoredBoxes
 from mm_perception.models.deepinteraction.model import DeepInteraction
 from mm_perception.pipeline.detection_boxes import boxes_of
-from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.replay.held_out_detection import (
     FRAME_ID,
     FUSION,
@@ -31,6 +30,7 @@ from mm_perception.replay.held_out_detection import (
     mean_ap_of,
     nds_of,
 )
+from mm_perception.sensing.detector_inputs import DetectorEncoder
 from mm_perception.sim.detection_frames import load_detection_frame
 from mm_perception.training.detection_loop import outputs_of
 from mm_perception.training.detection_recipe import DetectorRecipe

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mm_perception.models.deepinteraction.encoder import InteractionMaps
 from mm_perception.models.deepinteraction.model import LidarInput
-from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
 from mm_perception.replay.frame_view import frame_view
+from mm_perception.sensing.detector_inputs import DetectorEncoder, DetectorView
 from mm_perception.sensing.fusion_geometry import moved, project
 from mm_perception.sim.detection_frames import DetectionFrame
 from mm_perception.training.detection_targets import TruthBoxes

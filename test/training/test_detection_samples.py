@@ -10,8 +10,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 from mm_perception.core.detector import VARIANTS
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.boxes import count_points_inside
-from mm_perception.pipeline.detection_inputs import DetectorEncoder
 from mm_perception.replay.frame_view import frame_view
+from mm_perception.sensing.detector_inputs import DetectorEncoder
 from mm_perception.training.detection_samples import (
     USUAL,
     Variation,

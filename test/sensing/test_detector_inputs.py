@@ -9,7 +9,7 @@ import pytest
 
 from mm_perception.core.detector import VARIANTS, input_shapes
 from mm_perception.core.errors import DataError
-from mm_perception.pipeline.detection_inputs import DetectorEncoder, DetectorView
+from mm_perception.sensing.detector_inputs import DetectorEncoder, DetectorView
 
 TINY = VARIANTS["tiny"]
 ENCODER = DetectorEncoder(TINY, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

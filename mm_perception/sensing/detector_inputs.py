@@ -18,6 +18,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 INTENSITY_SCALE = 1.0 / 255.0
 LENGTH_SCALE = 1.0 / 50.0
+FEATURE_SCALES = (LENGTH_SCALE, LENGTH_SCALE, 1.0, INTENSITY_SCALE, *(1.0,) * (PILLAR_FEATURES - 4))
 """Coordinates and intensities enter the pillar front end in steps of about 1."""
 
 
@@ -59,13 +60,9 @@ class DetectorEncoder:
         """Args:
         mean, std: of RGB / 255, per channel.
         """
-        v = self.variant = variant
+        self.variant = variant
         self._mean, self._std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-        self.grid = FusionGrid(v.range_m, v.bev_cells, v.image_size, v.stride, v.radii, v.radius_step_m, v.heights)
-        height_m = v.range_m[5] - v.range_m[2]
-        cell_x, cell_y = v.plane.cell_m
-        self._pillars = CellGrid(v.range_m, (v.pillar_m, v.pillar_m, height_m), v.pillar_points, v.max_pillars)
-        self._cells = CellGrid(v.range_m, (cell_x, cell_y, height_m), v.cell_points, v.max_cells)
+        self.grid, self._pillars, self._cells = detector_grids(variant)
         self._polar: tuple[bytes, dict[str, F32]] = (b"", {})
 
     def encode(self, view: DetectorView) -> DetectorTensors:
@@ -74,7 +71,7 @@ class DetectorEncoder:
         Raises:
             DataError: images or calibration have other shapes than the variant.
         """
-        self._check(view)
+        check_view(self.variant, view)
         lidar2img = hidden_where_missing(view.lidar2img, view.present)
         pillars, cells = gather_cells(view.points, self._pillars), gather_cells(view.points, self._cells)
         tensors: dict[str, NDArray[Any]] = {
@@ -90,13 +87,6 @@ class DetectorEncoder:
         }  # fmt: skip
         return DetectorTensors(tensors, lost)
 
-    def _check(self, view: DetectorView) -> None:
-        v = self.variant
-        expected = {"images": (v.views, *v.image_size, 3), "present": (v.views,), "lidar2img": (v.views, 4, 4)}
-        for name, shape in expected.items():
-            if getattr(view, name).shape != shape:
-                raise DataError(f"detector {name}: expected {shape}, got {getattr(view, name).shape}")
-
     def _images(self, view: DetectorView) -> F32:
         scaled = (view.images.astype(np.float32) / 255.0 - self._mean) / self._std
         scaled *= view.present[:, None, None, None]
@@ -105,11 +95,9 @@ class DetectorEncoder:
     def _front_end(self, pillars: Cells) -> dict[str, NDArray[Any]]:
         v = self.variant
         points = padded(decorated(pillars, self._pillars), v.max_pillars).astype(np.float32)
-        scale = np.full(PILLAR_FEATURES, 1.0, np.float32)
-        scale[:2], scale[3] = LENGTH_SCALE, INTENSITY_SCALE
         _, pillar_in = cell_index(pillars, v.pillar_cells, v.max_pillars)
         return {
-            "points": points * scale,
+            "points": points * np.asarray(FEATURE_SCALES, np.float32),
             "point_mask": padded(pillars.present, v.max_pillars).astype(np.float32),
             "lidar_cell_pillar": pillar_in,
         }
@@ -142,6 +130,26 @@ class DetectorEncoder:
             maps = polar_maps(lidar2img, _inverse(lidar2img), self.grid, forward)
             self._polar = (key, {"rays": maps.rays, "back": maps.back, "seen": maps.seen.astype(np.float32)})
         return self._polar[1]
+
+
+def detector_grids(variant: DetectorVariant) -> tuple[FusionGrid, CellGrid, CellGrid]:
+    """Where a variant's planes lie: of the fusion, of the front end's pillars, and of the cells that see images."""
+    v = variant
+    height_m = v.range_m[5] - v.range_m[2]
+    return (
+        FusionGrid(v.range_m, v.bev_cells, v.image_size, v.stride, v.radii, v.radius_step_m, v.heights),
+        CellGrid(v.range_m, (v.pillar_m, v.pillar_m, height_m), v.pillar_points, v.max_pillars),
+        CellGrid(v.range_m, (*v.plane.cell_m, height_m), v.cell_points, v.max_cells),
+    )
+
+
+def check_view(variant: DetectorVariant, view: DetectorView) -> None:
+    """Raises DataError if images or calibration have other shapes than the variant."""
+    v = variant
+    expected = {"images": (v.views, *v.image_size, 3), "present": (v.views,), "lidar2img": (v.views, 4, 4)}
+    for name, shape in expected.items():
+        if getattr(view, name).shape != shape:
+            raise DataError(f"detector {name}: expected {shape}, got {getattr(view, name).shape}")
 
 
 def _inverse(matrices: F64) -> F64:
