@@ -1,4 +1,4 @@
-"""`mm-perception bench codec|sync|engines`: measurements; nothing here is a test."""
+"""`mm-perception bench codec|sync|engines|gpu`: measurements; nothing here is a test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ BENCHES = {
     "codec": "milliseconds per message of each kind",
     "sync": "this package's synchronizer against message_filters' on the same streams",
     "engines": "milliseconds per inference of each engine",
+    "gpu": "networks and pipeline on an NVIDIA GPU, beside its roofline",
 }
 
 

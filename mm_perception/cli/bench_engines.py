@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -15,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from mm_perception.bench.machine import cpu_name
+from mm_perception.bench.networks import bench_card
 from mm_perception.core.errors import ConfigError, EngineError
-from mm_perception.engines.card import ModelCard
 from mm_perception.engines.engine import Array, Engine
-from mm_perception.engines.load import ENGINE_NAMES, installed, load_engine
+from mm_perception.engines.load import ENGINE_NAMES, available_engines, installed, load_engine
+from mm_perception.engines.reference import made_inputs
 from mm_perception.engines.stamp import installed_version
-
-CLASSES = tuple(f"class{i}" for i in range(9))  # as many as MFNet has
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, got {args.rounds}")
-    names = args.engines or [name for name in ENGINE_NAMES if installed(name)]
+    names = args.engines or list(available_engines())
     if not installed("torch"):
         raise EngineError("the comparison needs torch: pip install torch")
-    print(f"CMX, {args.height}x{args.width} px, batch 1, float32, {args.threads} thread(s), {_cpu_name()}")
+    print(f"CMX, {args.height}x{args.width} px, batch 1, float32, {args.threads} thread(s), {cpu_name()}")
     print(f"{args.rounds} rounds in turns after one warm-up; seeded random weights\n")
     print(f"{'variant':8} {'engine':12} {'version':22} {'min ms':>8} {'median':>8} {'cpu ms':>8} {'max |diff|':>11}")
     timings: list[Timing] = []
@@ -88,27 +87,14 @@ def _report(args: argparse.Namespace, timings: list[Timing]) -> dict[str, Any]:
         "width": args.width,
         "threads": args.threads,
         "rounds": args.rounds,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "timings": [asdict(timing) for timing in timings],
     }
 
 
 def _bench(variant: str, names: list[str], args: argparse.Namespace, cache: Path) -> list[Timing]:
-    card = ModelCard(
-        name=f"bench-{variant}",
-        variant=variant,
-        classes=CLASSES,
-        modality="thermal",
-        encoding="raw",
-        input_height=args.height,
-        input_width=args.width,
-        channel_order="rgb",
-        trained=False,
-        weights="random:7",
-    )
-    generator = np.random.default_rng(0)
-    shape = (1, 3, args.height, args.width)
-    tensors: dict[str, Array] = {name: generator.standard_normal(shape, dtype=np.float32) for name in ("rgb", "x")}
+    card = bench_card(f"cmx-{variant}", args.height, args.width)
+    tensors = made_inputs(card)[0]
     reference = load_engine(card, "torch", threads=args.threads)
     expected = reference.run(tensors)["logits"]
     reference.close()
@@ -130,12 +116,3 @@ def _time(engine: Engine, tensors: dict[str, Array]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     engine.run(tensors)
     return (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else 'unknown CPU'}, {os.cpu_count()} cores"
