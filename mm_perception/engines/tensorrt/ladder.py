@@ -216,23 +216,49 @@ class Workshop:
             kept = tuple(dict.fromkeys((*kept, *FRAGILE.get(self._card.architecture, ()))))
         if precision != "mixed":
             return kept
-        self._tell("looking for what breaks fp16")
-        tolerance = TOLERANCES["mixed"]
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".graph-") as folder:
-
-            def keeps(more: tuple[str, ...]) -> bool:
-                try:
-                    result = self._try_rounded(Path(folder) / "rounded.onnx", "mixed", (*kept, *more))
-                except EngineError:  # not finite
-                    return False
-                return tolerance.met(result)
-
-            found = breaking_modules(own_modules(self._onnx), keeps)
-        if not found and self._steps:
-            raise EngineError("fp16 failed, and rounding on the CPU shows no module that breaks it")
+        found = self._breaking(kept)
         if found:
             self._tell(f"kept in float32, since fp16 breaks them: {', '.join(found)}")
         return (*kept, *found)
+
+    def _breaking(self, kept: tuple[str, ...]) -> tuple[str, ...]:
+        """What else must stay in float32: by what the CPU shows of the rounding, else by engines built on trial.
+
+        Raises:
+            EngineError: fp16 failed, and nothing shows why.
+        """
+        self._tell("looking for what breaks fp16")
+        modules = own_modules(self._onnx)
+        expected = self._expected  # whose failure is none of fp16's
+        assert expected
+        found = breaking_modules(modules, lambda more: self._keeps_rounded((*kept, *more)))
+        if found or not self._steps:
+            return found
+        if self._open_plan is None:
+            raise EngineError("fp16 failed, and rounding on the CPU shows no module that breaks it")
+        self._tell("rounding on the CPU shows no module that breaks fp16: building engines to find it")
+        # fp16 as it stands has just failed.
+        return breaking_modules(_parts(modules), lambda more: bool(more) and self._keeps_on_gpu((*kept, *more)))
+
+    def _keeps_rounded(self, kept: tuple[str, ...]) -> bool:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".graph-") as folder:
+            try:
+                result = self._try_rounded(Path(folder) / "rounded.onnx", "mixed", kept)
+            except EngineError:  # not finite
+                return False
+        return TOLERANCES["mixed"].met(result)
+
+    def _keeps_on_gpu(self, kept: tuple[str, ...]) -> bool:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".graph-") as folder:
+            try:
+                graph = write_precision(self._onnx, Path(folder) / "trial.onnx", "mixed", kept)
+                self._build_engine(graph, "mixed")
+                engine, result = self._tried(graph, "mixed", kept)
+            except EngineError:
+                return False
+        if engine is not None:
+            engine.close()
+        return TOLERANCES["mixed"].met(result)
 
     @cached_property
     def samples(self) -> list[dict[str, Array]]:
@@ -267,6 +293,12 @@ class Workshop:
             return [engine.run(sample) for sample in self.samples]
         finally:
             engine.close()
+
+
+def _parts(modules: Sequence[str]) -> list[str]:
+    """Coarser parts of the network: `a.b.c` for all that lies in it, `a.b/` for shallow modules."""
+    levels = [module.rstrip("/").split(".") for module in modules]
+    return list(dict.fromkeys(".".join(names[:3]) if len(names) > 2 else f"{'.'.join(names)}/" for names in levels))
 
 
 def rungs(asked: str, ladder: bool) -> tuple[Precision, ...]:
