@@ -30,6 +30,7 @@ FROM_PIP = {
     "onnxscript",
     "safetensors",
     "open3d",
+    "modelopt",
     "backports",
     "compression",
 }
