@@ -16,6 +16,10 @@ DeviceTensor = Any
 """A torch.Tensor. Its type is not named: engines without torch import this file, too."""
 
 
+class NotFiniteError(EngineError):
+    """An output holds NaN or infinity."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, shape and numpy dtype name ("float32") of one input or output."""
@@ -160,7 +164,7 @@ def check_outputs(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], whe
             finite = not np.issubdtype(value.dtype, np.floating) or bool(np.isfinite(value.sum()))
         if not finite:
             bad = int(value.size - np.isfinite(value).sum())
-            raise EngineError(f"{where}: output {spec} holds {bad} values that are NaN or infinite")
+            raise NotFiniteError(f"{where}: output {spec} holds {bad} values that are NaN or infinite")
     return {spec.name: tensors[spec.name] for spec in specs}
 
 
@@ -179,7 +183,7 @@ def check_device_outputs(
     if float(sum(end - end for end in ends)) != 0.0:
         bad = {spec: int((~tensors[spec.name].isfinite()).sum()) for spec in specs}
         named = ", ".join(f"{spec} holds {count}" for spec, count in bad.items() if count)
-        raise EngineError(f"{where}: output {named} values that are NaN or infinite")
+        raise NotFiniteError(f"{where}: output {named} values that are NaN or infinite")
     return {spec.name: tensors[spec.name] for spec in specs}
 
 

@@ -51,7 +51,7 @@ def load_engine(
         threads: CPU threads of one inference; None lets the runtime choose.
         cache_dir: for exported files; None is `default_cache_dir()`.
         on_progress: is told in a few words about what takes long, and why an engine was passed over.
-        tensorrt: how TensorRT builds and runs; None: in fp16, checked.
+        tensorrt: how TensorRT builds and runs; None: in fp16, checked, or as an engine is there.
 
     Raises:
         ModelError: the weights are missing or are not the card's.
@@ -135,7 +135,7 @@ def _load(
     if name == "torch":
         return _load_torch(card, threads)
     if name == "tensorrt":
-        return _load_tensorrt(card, tensorrt or TensorRtSettings(), cache, tell)
+        return _load_tensorrt(card, tensorrt or TensorRtSettings(adopt=True), cache, tell)
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         return _open_onnx(card, name, path, threads)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -169,8 +169,13 @@ def default_cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def locked(artefact: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+def locked(
+    artefact: Path, timeout_s: float = LOCK_TIMEOUT_S, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Holds the file's lock against other processes; the lock dies with its process.
+
+    Args:
+        tell: is told if another process has to be waited for.
 
     Raises:
         EngineError: another process holds it for longer than `timeout_s`, or the folder cannot be written.
@@ -184,6 +189,9 @@ def locked(artefact: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     with file:
         deadline = time.monotonic() + timeout_s
         while not _try_lock(file.fileno()):
+            if tell is not None:
+                tell(f"waiting for another process that works on {artefact.name}")
+                tell = None
             if time.monotonic() > deadline:
                 raise EngineError(f"{path}: another process has held this lock for {timeout_s:g} s")
             time.sleep(LOCK_POLL_S)

@@ -88,7 +88,9 @@ class Perception:
 
     @property
     def engine_name(self) -> str:
-        return next(task.engine.name for task in (self.segmentation, self.detection) if task is not None)
+        """The runtimes that run the networks; one name where it is the same."""
+        names = [task.engine.name for task in (self.segmentation, self.detection) if task is not None]
+        return ", ".join(dict.fromkeys(names))
 
     @property
     def overlaps(self) -> bool:
@@ -172,7 +174,10 @@ def build_perception(settings: FusionSettings, on_progress: Callable[[str], None
     if card is not None:
         choose_x_sensor(card, rig, settings.x_sensor)
     taps = None if detector is None else detector_taps(detector, rig, settings.output_frame)
-    threads, tensorrt = settings.threads or None, TensorRtSettings(settings.precision, stale=settings.stale_engines)
+    threads, tensorrt = (
+        settings.threads or None,
+        TensorRtSettings(settings.precision, adopt=True, stale=settings.stale_engines),
+    )
     segmentation = detection = None
     if card is not None:
         engine = load_engine(card, settings.engine, threads=threads, on_progress=on_progress, tensorrt=tensorrt)

@@ -17,6 +17,7 @@ from rclpy.subscription import Subscription
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
 from mm_perception.core.types import ImageFrame
+from mm_perception.engines.load import why_not
 from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
 from mm_perception.pipeline.perception import PerceptionResult, build_perception
 from mm_perception.ros.diagnostics import WARN, SensorWatch, Status, pipeline_status
@@ -158,6 +159,16 @@ class FusionNode(Node):
         more = f" ({count} more like it)" if count else ""
         self.get_logger().warning(f"{where}: dropped: {type(error).__name__}: {error}{more}")
 
+    def built(self) -> int:
+        """The end of `build_only`: 0 where the engines are what this machine can have at best, else 1."""
+        name, log = self.perception.engine_name, self.get_logger()
+        others = [one for one in name.split(", ") if not one.startswith("tensorrt")]
+        if self.settings.engine == "auto" and others and why_not("tensorrt") is None:
+            log.error(f"build_only: TensorRT can run here, and was passed over (see above) for {name}")
+            return 1
+        log.info(f"build_only: the engines are there: {name}")
+        return 0
+
     def shut_down(self) -> None:
         """Ends the worker and frees the engine."""
         if self._worker.stop():
@@ -168,15 +179,15 @@ def main(args: list[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM.
 
     Returns:
-        0 after a clean end, 2 if the configuration cannot be used.
+        0 after a clean end, 1 if `build_only` has not built what could be built, 2 if the configuration cannot be
+        used.
     """
     rclpy.init(args=args)
     node: FusionNode | None = None
     try:
         node = FusionNode()
         if node.settings.build_only:
-            node.get_logger().info("build_only: the engines are there")
-            return 0
+            return node.built()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()

@@ -182,6 +182,30 @@ def test_build_only_makes_the_engines_and_ends(small_card, tmp_path):
     assert list((tmp_path / "onnx").glob("*.onnx"))
 
 
+@pytest.mark.parametrize(
+    ("engine", "names", "missing", "code"),
+    [
+        ("auto", "tensorrt", None, 0),
+        ("auto", "tensorrt, openvino", None, 1),
+        ("auto", "openvino", "no driver", 0),
+        ("openvino", "openvino", None, 0),
+    ],
+)
+def test_build_only_says_when_tensorrt_was_passed_over(monkeypatch, engine, names, missing, code):
+    from types import SimpleNamespace
+
+    from mm_perception.ros import fusion_node
+
+    said: list[str] = []
+    log = SimpleNamespace(error=said.append, info=said.append)
+    node = SimpleNamespace(
+        perception=SimpleNamespace(engine_name=names), settings=SimpleNamespace(engine=engine), get_logger=lambda: log
+    )
+    monkeypatch.setattr(fusion_node, "why_not", lambda name: missing)
+    assert fusion_node.FusionNode.built(node) == code
+    assert names in said[0] and ("passed over" in said[0]) == bool(code)
+
+
 def test_tensorrt_by_name_without_a_gpu_ends_with_what_is_missing(small_card):
     from mm_perception.engines.load import why_not
 

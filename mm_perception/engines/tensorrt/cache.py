@@ -18,10 +18,11 @@ from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.stamp import differences, file_sha256, installed_version, stamp_path
 from mm_perception.engines.tensorrt.device import Gpu
 from mm_perception.engines.tensorrt.library import Library
-from mm_perception.engines.tensorrt.settings import TensorRtSettings
+from mm_perception.engines.tensorrt.settings import BuildSettings, TensorRtSettings
 
 CONVERTERS = ("nvidia-modelopt",)
 ANY_GPU = "any"
+ADOPTED = ("ladder", "build", "keep_fp32", "calibration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class EngineKey:
         card: sha256 of the model card's content.
         library, version: the TensorRT.
         gpu, driver: "any" for engines that were built without one.
-        asked: the precision that was asked for; ladder: whether a step down was allowed.
+        asked: the first precision that was tried; ladder: whether a step down was allowed.
         keep_fp32, calibration: as asked for; the latter as the file's sha256.
         build: settings of the builder, shapes among them.
         package, converters: versions of this package and of what writes precision into graphs.
@@ -64,6 +65,7 @@ class EngineStamp:
         key: what it was made from.
         precision: what it came out as.
         kept: modules that stayed in float32.
+        references: sha256 of the recorded inputs that it was tried on; "made": on made ones.
         tested: the self-test's result in words.
         on_gpu: whether the self-test ran the engine itself; else only its rounding was tried, on the CPU.
         steps: why faster precisions were passed over.
@@ -74,6 +76,7 @@ class EngineStamp:
     key: EngineKey
     precision: str
     kept: tuple[str, ...]
+    references: str
     tested: str
     on_gpu: bool
     steps: tuple[str, ...] = ()
@@ -103,7 +106,7 @@ def engine_key(
         gpu=gpu.name if gpu is not None else ANY_GPU,
         compute_capability=gpu.compute_capability if gpu is not None else str(settings.build.compute_capability),
         driver=gpu.driver if gpu is not None else ANY_GPU,
-        asked=settings.precision,
+        asked=settings.first,
         ladder=settings.ladder,
         keep_fp32=settings.keep_fp32,
         calibration=file_sha256(calibration) if calibration is not None and settings.precision == "int8" else "none",
@@ -145,31 +148,64 @@ def read_engine_stamp(engine: Path) -> EngineStamp | None:
         return None
 
 
-def engine_problems(engine: Path, stamp: EngineStamp | None, key: EngineKey) -> list[str]:
-    """Why a kept engine may not be used; empty where it may. Each line names one difference."""
+def engine_problems(engine: Path, stamp: EngineStamp | None, key: EngineKey, adopt: bool) -> list[str]:
+    """Why a kept engine may not be used; empty where it may. Each line names one difference.
+
+    Args:
+        adopt: see `TensorRtSettings`.
+    """
     if not engine.is_file():
         return ["there is none yet"]
     if stamp is None:
         return ["it has no readable stamp: building it was interrupted, or it is not from this cache"]
+    problems = differences(_what_fits(stamp.key, key, adopt), stamp.key)
     found = file_sha256(engine)
-    problems = differences(_comparable(key, stamp.key), stamp.key)
     if found != stamp.engine_sha256:
         problems.append(f"engine file: damaged, expected sha256 {stamp.engine_sha256[:12]}…, got {found[:12]}…")
     return problems
 
 
-def _comparable(key: EngineKey, kept: EngineKey) -> EngineKey:
-    """What a kept engine must be made from: one built without a GPU fits every GPU of its compute capability, and
-    where no converter is installed none could rebuild it."""
-    converters = {n: kept.converters.get(n, v) if v == "none" else v for n, v in key.converters.items()}
+def _what_fits(kept: EngineKey, key: EngineKey, adopt: bool) -> EngineKey:
+    """The key, with the kept one's values in the place of those that may differ."""
+    fits: dict[str, Any] = {
+        # Where no converter is installed none could rebuild it.
+        "converters": {n: kept.converters.get(n, v) if v == "none" else v for n, v in key.converters.items()},
+    }
+    if adopt:
+        fits |= {name: getattr(kept, name) for name in ADOPTED}
     if kept.gpu == ANY_GPU and key.compute_capability == kept.compute_capability:
-        build = {**key.build, "compute_capability": kept.build.get("compute_capability")}
-        return dataclasses.replace(key, gpu=ANY_GPU, driver=ANY_GPU, build=build, converters=converters)
-    return dataclasses.replace(key, converters=converters)
+        build = {**key.build, "compute_capability": kept.compute_capability}
+        fits = {"build": build} | fits | {"gpu": ANY_GPU, "driver": ANY_GPU}
+    if kept.build.get("hardware_compatible") and min(
+        map(_numbers, (kept.compute_capability, key.compute_capability))
+    ) >= (8, 0):
+        fits |= {name: getattr(kept, name) for name in ("gpu", "compute_capability", "driver")}
+    newer, older = _numbers(key.version), _numbers(kept.version)
+    if kept.build.get("version_compatible") and newer[0] == older[0] and newer >= older:
+        fits["version"] = kept.version
+    return dataclasses.replace(key, **fits)
 
 
-def engine_file(folder: Path, onnx_file: Path, settings: TensorRtSettings) -> Path:
-    """Where the engine of an exported network and a wanted precision is kept."""
-    target = settings.build.compute_capability
-    suffix = f"-sm{target.replace('.', '')}" if target else ""
-    return folder / f"{onnx_file.stem}-{settings.precision}{suffix}.engine"
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def adopted(settings: TensorRtSettings, stamp: EngineStamp | None) -> TensorRtSettings:
+    """The settings with which an engine is built anew: with `adopt` the choices of the one that is there."""
+    if stamp is None or not settings.adopt:
+        return settings
+    build = {**stamp.key.build, "compute_capability": settings.build.compute_capability}
+    kept = stamp.key.keep_fp32
+    return dataclasses.replace(settings, build=BuildSettings.of(build), keep_fp32=kept, ladder=stamp.key.ladder)
+
+
+def engine_file(
+    folder: Path, onnx_file: Path, settings: TensorRtSettings, compute_capability: str | None = None
+) -> Path:
+    """Where the engine of an exported network and a wanted precision is kept.
+
+    Args:
+        compute_capability: of engines that were built without their GPU.
+    """
+    suffix = f"-sm{compute_capability.replace('.', '')}" if compute_capability else ""
+    return folder / f"{onnx_file.stem}-{settings.first}{suffix}.engine"

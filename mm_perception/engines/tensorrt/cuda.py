@@ -78,7 +78,10 @@ class CudaDevice:
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise EngineError("torch sees no GPU: install a build of torch with CUDA, for this driver")
-        self._stream: Any = torch.cuda.Stream(torch.device(self.name))  # type: ignore[no-untyped-call]
+        try:
+            self._stream: Any = torch.cuda.Stream(torch.device(self.name))  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise EngineError(f"the GPU cannot be used: {error}") from error
         self._pinned: dict[str, Tensor] = {}
 
     @property
@@ -132,10 +135,13 @@ class CudaDevice:
         return kept
 
     def record(self, enqueue: Callable[[int], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may allocate memory, for the next bundle, while this one records.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            enqueue(self.stream_handle)
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(torch.device(self.name))
+        try:
+            # thread_local: another thread may allocate memory, for the next bundle, while this one records.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                enqueue(self.stream_handle)
+        finally:
+            torch.cuda.set_stream(before)  # torch leaves the recorded one where recording failed
 
         def replay() -> None:
             with torch.cuda.stream(self._stream):
@@ -166,9 +172,11 @@ class SharedScratch:
 
     def reserve(self, size: int) -> None:
         """Makes it at least so many bytes. Raises EngineError if the GPU has not as many."""
-        if self._memory is None or self._memory.numel() < size:
-            self._memory = None
+        with self.lock:
+            if self.size >= size and self._memory is not None:
+                return
             try:
+                # The old one is held until there is a new one: engines that run in it go on if there is not.
                 self._memory = self._device.scratch(size)
             except RuntimeError as error:  # torch's out-of-memory errors
                 raise EngineError(f"no {size / 2**20:.0f} MiB of GPU memory for scratch space: {error}") from error

@@ -11,7 +11,7 @@ from mm_perception.core.errors import EngineError
 from mm_perception.engines.tensorrt.device import find_gpu
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
-OLDEST = {"tensorrt": (10, 0), "tensorrt_rtx": (1, 4)}
+OLDEST = {"tensorrt": (10, 1), "tensorrt_rtx": (1, 4)}
 KEPT_MESSAGES = 20
 
 

@@ -11,9 +11,9 @@ from mm_perception.core.errors import EngineError
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.engine import Engine
 from mm_perception.engines.tensorrt.device import find_gpu
-from mm_perception.engines.tensorrt.ladder import Workshop
+from mm_perception.engines.tensorrt.ladder import Runner, Workshop
 from mm_perception.engines.tensorrt.library import Library, check_tensorrt, find_library
-from mm_perception.engines.tensorrt.settings import TensorRtSettings
+from mm_perception.engines.tensorrt.settings import BuildSettings, TensorRtSettings
 
 if TYPE_CHECKING:
     from mm_perception.engines.tensorrt.cuda import SharedScratch
@@ -31,7 +31,7 @@ def workshop(
     gpu, runner = None, None
     if settings.build.compute_capability is None:
         check_tensorrt(settings.library)
-        gpu, runner = find_gpu(), _runner(card, settings, library)
+        gpu, runner = find_gpu(), _runner(card, settings, library, tell)
     return Workshop(card, onnx_file, settings, library, gpu, runner, open_reference, cache / "tensorrt", tell)
 
 
@@ -47,15 +47,16 @@ def open_reference(path: Path) -> Engine:
         return OpenVinoEngine(path)
 
 
-def _runner(card: WeightsCard, settings: TensorRtSettings, library: Library) -> Callable[[bytes], Engine]:
-    def open_plan(plan: bytes) -> Engine:
+def _runner(card: WeightsCard, settings: TensorRtSettings, library: Library, tell: Callable[[str], None]) -> Runner:
+    def open_plan(path: Path, build: BuildSettings) -> Engine:
         from mm_perception.engines.tensorrt.cuda import CudaDevice
         from mm_perception.engines.tensorrt.engine import TensorRtEngine
 
         inputs, outputs = card.specs()
         engine = TensorRtEngine(
-            library, plan, inputs, outputs, CudaDevice(), _scratch(), cuda_graph=settings.cuda_graph
-        )
+            library, path, inputs, outputs, CudaDevice(), _scratch(),
+            cuda_graph=settings.cuda_graph, build=build, tell=tell,
+        )  # fmt: skip
         try:
             engine.warm_up()
         except EngineError:

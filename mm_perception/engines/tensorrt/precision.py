@@ -7,11 +7,10 @@ calibration inputs; the rest is fp16. fp32 and tf32 leave the graph as it is.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from mm_perception.core.errors import EngineError
-from mm_perception.engines.engine import Array
+from mm_perception.engines.engine import TensorSpec
+from mm_perception.engines.tensorrt.apart import Progress, run_apart
+from mm_perception.engines.tensorrt.errors import RefusedError, ToleranceError
 from mm_perception.engines.tensorrt.settings import Precision
 
 NEEDED = "nvidia-modelopt"
@@ -53,8 +53,37 @@ def _pattern(kept: str) -> str:
     return rf"{re.escape(kept)}[^/]*$" if kept.endswith("/") else rf"{re.escape(kept)}[./]"
 
 
+def unknown_modules(names: Sequence[str], modules: Sequence[str]) -> list[str]:
+    """Those of the names that keep no operation of a network with these own modules."""
+    return [name for name in names if not any(_is_kept(f"{module}operation", [name]) for module in modules)]
+
+
 def _is_kept(node_name: str, kept: Sequence[str]) -> bool:
     return any(re.match(_pattern(one), node_name) for one in kept)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertJob:
+    """Attributes:
+    source: an exported float32 network; target: file to write.
+    keep_fp32: modules that stay in float32. samples: .npz of inputs for INT8's scales.
+    """
+
+    source: Path
+    target: Path
+    precision: Precision
+    keep_fp32: tuple[str, ...]
+    samples: Path | None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> ConvertJob:
+        data = json.loads(text)
+        samples = Path(data["samples"]) if data["samples"] else None
+        kept = tuple(data["keep_fp32"])
+        return cls(Path(data["source"]), Path(data["target"]), data["precision"], kept, samples)
 
 
 def write_precision(
@@ -62,64 +91,72 @@ def write_precision(
     target: Path,
     precision: Precision,
     keep_fp32: Sequence[str] = (),
-    samples: Sequence[Mapping[str, Array]] = (),
+    samples: Path | None = None,
+    tell: Progress = lambda text: None,
 ) -> Path:
     """The graph of a precision: `source` itself for fp32 and tf32, else a new file that takes and gives float32.
+
+    It is converted in a process of its own: INT8's calibration keeps the values of whole runs in memory.
 
     Args:
         source: an exported float32 network.
         target: where the new graph is written.
         keep_fp32: modules that stay in float32; see `FRAGILE` for how they are named.
-        samples: inputs from which INT8's scales are taken.
+        samples: .npz of inputs (see `reference.save_references`) from which INT8's scales are taken.
 
     Raises:
-        EngineError: nvidia-modelopt is missing or cannot convert the network, or INT8 has no samples.
+        RefusedError: nvidia-modelopt is missing or cannot convert the network, or INT8 has no samples.
+        EngineError: there is not enough memory or disk.
     """
     if precision in ("fp32", "tf32"):
         return source
-    if precision == "int8" and not samples:
-        raise EngineError("INT8 needs calibration inputs: give a bag of recorded data")
-    kept = [_pattern(module) for module in keep_fp32]
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        onnx.save(onnx.load(str(source)), str(temporary))  # the converters may write into the file that they read
-        with _quiet():
-            if precision == "int8":
-                _quantize(temporary, temporary, kept, samples)
-            _autocast(temporary, temporary, "bf16" if precision == "bf16" else "fp16", kept)
-        temporary.replace(target)
-    except EngineError:
-        raise
-    except ImportError as error:
-        raise EngineError(
-            f"{precision} needs {NEEDED}, which cannot be imported ({error}): pip install 'nvidia-modelopt[onnx]'"
-        ) from error
-    except Exception as error:  # the converters' errors have no common base class
-        raise EngineError(f"{precision}: {source} cannot be converted: {type(error).__name__}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    if precision == "int8" and samples is None:
+        raise RefusedError("INT8 needs calibration inputs: give a bag of recorded data")
+    tell(f"writing {precision} into the graph")
+    run_apart("conversion", ConvertJob(source, target, precision, tuple(keep_fp32), samples).to_json(), tell)
     return target
 
 
-def _autocast(source: Path, target: Path, low: str, kept: list[str]) -> None:
+def convert(job: ConvertJob, tell: Progress) -> None:
+    """`write_precision` in this process."""
+    kept = [_pattern(module) for module in job.keep_fp32]
+    target = job.target
+    try:
+        onnx.save(onnx.load(str(job.source)), str(target))  # the converters may write into the file that they read
+        if job.precision == "int8":
+            assert job.samples is not None
+            _quantize(target, kept, job.samples)
+            tell("scales of INT8 are found")
+        _autocast(target, "bf16" if job.precision == "bf16" else "fp16", kept)
+    except (MemoryError, OSError):
+        raise
+    except ImportError as error:
+        raise RefusedError(
+            f"{job.precision} needs {NEEDED}, which cannot be imported ({error}): pip install 'nvidia-modelopt[onnx]'"
+        ) from error
+    except Exception as error:  # the converters' errors have no common base class
+        raise RefusedError(f"{job.source} cannot be converted: {type(error).__name__}: {error}") from error
+
+
+def _autocast(path: Path, low: str, kept: list[str]) -> None:
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     # data_max: AutoCast would else keep every value of a run in memory, 20 GB for a detector of published size, to find
     # what leaves fp16's range. `rounded_graph` and the self-test find that, too.
     model = convert_to_mixed_precision(
-        str(source), low_precision_type=low, nodes_to_exclude=kept, keep_io_types=True, data_max=np.inf
+        str(path), low_precision_type=low, nodes_to_exclude=kept, keep_io_types=True, data_max=np.inf
     )
-    onnx.save(model, str(target))
+    onnx.save(model, str(path))
 
 
-def _quantize(source: Path, target: Path, kept: list[str], samples: Sequence[Mapping[str, Array]]) -> None:
+def _quantize(path: Path, kept: list[str], samples: Path) -> None:
     from modelopt.onnx.quantization import quantize
 
     # Samples are handed over one after the other: along their own first axis, whatever that means to the network.
-    data = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+    with np.load(samples, allow_pickle=False) as file:
+        data = {name: np.concatenate(list(file[name])) for name in file.files}
     quantize(
-        str(source),
+        str(path),
         quantize_mode="int8",
         calibration_data=data,
         calibration_method="max",
@@ -127,20 +164,26 @@ def _quantize(source: Path, target: Path, kept: list[str], samples: Sequence[Map
         op_types_to_quantize=list(QUANTIZED_OPS),
         nodes_to_exclude=kept,
         high_precision_dtype="fp32",  # AutoCast then knows which modules to leave
-        output_path=str(target),
+        output_path=str(path),
         log_level="ERROR",
     )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converters tell much, through loggers of their own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+def pinned_graph(source: Path, target: Path, specs: Sequence[TensorSpec]) -> Path:
+    """A graph without open sizes, for CPU engines: `source` itself where it has none, else a copy of these shapes."""
+    model = onnx.load(str(source), load_external_data=False)
+    shapes = {spec.name: spec.shape for spec in specs}
+    ends = [value for value in (*model.graph.input, *model.graph.output) if value.name in shapes]
+    if all(dim.HasField("dim_value") for value in ends for dim in value.type.tensor_type.shape.dim):
+        return source
+    model = onnx.load(str(source))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.ClearField("dim")
+        for size in shapes.get(value.name, ()):
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    del model.graph.value_info[:]
+    onnx.save(model, str(target))
+    return target
 
 
 def rounded_graph(source: Path, target: Path, low: str, keep_fp32: Sequence[str]) -> Path:
@@ -204,13 +247,13 @@ def breaking_modules(modules: Sequence[str], keeps: Callable[[tuple[str, ...]], 
         keeps: whether a network that keeps these modules in float32 meets its tolerance.
 
     Raises:
-        EngineError: not even all of them suffice.
+        ToleranceError: not even all of them suffice.
     """
     everything = tuple(modules)
     if keeps(()):
         return ()
     if not keeps(everything):
-        raise EngineError("no choice of modules keeps the tolerance")
+        raise ToleranceError("no choice of modules keeps the tolerance")
 
     def explain(kept: tuple[str, ...], grown: bool, candidates: tuple[str, ...]) -> tuple[str, ...]:
         if grown and keeps(kept):

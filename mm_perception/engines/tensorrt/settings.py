@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mm_perception.core.errors import ConfigError
 
@@ -32,6 +32,11 @@ class ShapeRange:
         if len(ranks) != 1 or not all(0 < low <= mid <= high for low, mid, high in sizes):
             raise ConfigError(f"shapes: expected smallest <= usual <= largest, got {self}")
 
+    @classmethod
+    def of(cls, data: Mapping[str, Sequence[int]]) -> ShapeRange:
+        """From what `dataclasses.asdict` and JSON make of it."""
+        return cls(tuple(data["smallest"]), tuple(data["usual"]), tuple(data["largest"]))
+
     def __str__(self) -> str:
         return "..".join("x".join(map(str, shape)) for shape in (self.smallest, self.usual, self.largest))
 
@@ -46,7 +51,8 @@ class BuildSettings:
         optimization_level: 0 (fast to build) to 5 (fast to run); None: TensorRT's own.
         version_compatible: a later TensorRT of the same major version can run the engine.
         hardware_compatible: other GPUs of the Ampere generation or later can run the engine.
-        dla_core: of an Orin or Xavier; layers that it cannot take run on the GPU. None: no DLA.
+        dla_core: of an Orin or Xavier, with a TensorRT that has it (to 10.7, and from 11.4.1 on AGX Orin); layers that
+            it cannot take run on the GPU. None: no DLA.
         compute_capability: build for GPUs of this one, e.g. "8.6", without having one (TensorRT-RTX alone can).
         shapes: ranges of inputs whose sizes are open in the ONNX file.
     """
@@ -59,6 +65,12 @@ class BuildSettings:
     dla_core: int | None = None
     compute_capability: str | None = None
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> BuildSettings:
+        """From what `dataclasses.asdict` and JSON make of it."""
+        shapes = {name: ShapeRange.of(one) for name, one in data["shapes"].items()}
+        return cls(**{**data, "shapes": shapes})
 
     def __post_init__(self) -> None:
         """Raises ConfigError for impossible values."""
@@ -75,8 +87,10 @@ class TensorRtSettings:
     """What `load_engine` is asked for where TensorRT runs a network.
 
     Attributes:
-        precision: "auto" is fp16, with steps down to what keeps the tolerance.
+        precision: "auto" is fp16.
         ladder: step down where the self-test misses its tolerance; False: refuse the engine.
+        adopt: a kept engine of this precision may have been built with other choices of `ladder`, `build`, `keep_fp32`
+            and `calibration`, and if it must be built anew they hold again.
         stale: what happens to a kept engine that differs from what is asked for.
         cuda_graph: replay the network as one CUDA graph.
         build: how an engine is built.
@@ -87,12 +101,18 @@ class TensorRtSettings:
 
     precision: Precision | Literal["auto"] = "auto"
     ladder: bool = True
+    adopt: bool = False
     stale: Literal["rebuild", "refuse"] = "rebuild"
     cuda_graph: bool = True
     build: BuildSettings = field(default_factory=BuildSettings)
     keep_fp32: tuple[str, ...] = ()
     calibration: Path | None = None
     library: str | None = None
+
+    @property
+    def first(self) -> Precision:
+        """The precision that is tried first."""
+        return "fp16" if self.precision == "auto" else self.precision
 
     def __post_init__(self) -> None:
         """Raises ConfigError for an unknown precision."""

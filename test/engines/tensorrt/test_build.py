@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mm_perception.core.errors import EngineError
-from mm_perception.engines.reference import made_inputs
-from mm_perception.engines.tensorrt.build import build_plan
-from mm_perception.engines.tensorrt.build_process import BuildJob
+from mm_perception.engines.reference import made_inputs, save_references
+from mm_perception.engines.tensorrt.build import BuildJob, build_plan, configure
+from mm_perception.engines.tensorrt.errors import RefusedError
 from mm_perception.engines.tensorrt.settings import BuildSettings, ShapeRange
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -89,7 +89,9 @@ def test_low_precision_graph_builds(name, precision, exported, modelopt, rtx, tm
     from mm_perception.engines.tensorrt.precision import FRAGILE, write_precision
 
     card, path = exported(name)
-    samples = made_inputs(card) if precision == "int8" else ()
+    samples = tmp_path / "inputs.npz" if precision == "int8" else None
+    if samples is not None:
+        save_references(samples, made_inputs(card))
     graph = write_precision(path, tmp_path / "low.onnx", precision, FRAGILE[card.architecture], samples)
     check_operators(graph)
     model = onnx.load(str(graph))
@@ -136,7 +138,7 @@ def small_graph(path: Path, op: str = "Relu", shape: tuple[int | str, ...] = (1,
 )
 def test_what_cannot_be_built_is_named(op, settings, said, rtx, tmp_path):
     graph = small_graph(tmp_path / "m.onnx", op)
-    with pytest.raises(EngineError, match=said):
+    with pytest.raises(RefusedError, match=said):
         build(graph, tmp_path, rtx, **settings)
     assert not list(tmp_path.glob("*.engine")) and not list(tmp_path.glob(".*.tmp"))
 
@@ -184,13 +186,15 @@ def test_a_builder_that_dies_takes_nobody_with_it(ending, said, tmp_path):
     interpreter.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{ending}\n")
     interpreter.chmod(0o755)
     job = BuildJob(tmp_path / "m.onnx", tmp_path / "m.engine", "tensorrt_rtx", BuildSettings())
-    with pytest.raises(EngineError, match=said):
+    with pytest.raises(EngineError, match=said) as caught:
         build_plan(job, quiet, str(interpreter))
+    # Who is killed may get through another time; who crashes will crash again.
+    assert isinstance(caught.value, RefusedError) == ("KILL" not in ending)
 
 
 def test_a_builder_ends_with_who_asked_for_it(exported, rtx, tmp_path):
     job = BuildJob(exported(SMALL[0])[1], tmp_path / "m.engine", rtx, BuildSettings())
-    line = [sys.executable, "-m", "mm_perception.engines.tensorrt.build_process", job.to_json()]
+    line = [sys.executable, "-m", "mm_perception.engines.tensorrt.apart_process", "build", job.to_json()]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None and process.stdout is not None
     with process.stdout:
@@ -198,6 +202,64 @@ def test_a_builder_ends_with_who_asked_for_it(exported, rtx, tmp_path):
         process.stdin.close()
         assert process.wait(timeout=60) == 3
     assert not (tmp_path / "m.engine").exists()
+
+
+class Recorder:
+    """A builder's configuration that notes what is done to it."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "did", [])
+
+    def __getattr__(self, name: str):
+        return lambda *arguments: self.did.append((name, *arguments))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self.did.append((name, value))
+
+
+class Names:
+    """Stands for any enumeration of TensorRT: each member is its own name."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+class Trt:
+    BuilderFlag = MemoryPoolType = HardwareCompatibilityLevel = DeviceType = ComputeCapability = Names()
+
+
+class Parts:
+    num_inputs, num_DLA_cores = 0, 2  # noqa: N815
+
+
+@pytest.mark.parametrize(
+    ("settings", "done"),
+    [
+        ({}, [("clear_flag", "TF32")]),
+        ({"tf32": True}, [("set_flag", "TF32")]),
+        ({"workspace_mb": 64}, [("set_memory_pool_limit", "WORKSPACE", 64 << 20)]),
+        ({"optimization_level": 5}, [("builder_optimization_level", 5)]),
+        ({"version_compatible": True}, [("set_flag", "VERSION_COMPATIBLE")]),
+        ({"hardware_compatible": True}, [("hardware_compatibility_level", "AMPERE_PLUS")]),
+        ({"dla_core": 1}, [("default_device_type", "DLA"), ("DLA_core", 1), ("set_flag", "GPU_FALLBACK")]),
+        ({"compute_capability": "8.9"}, [("num_compute_capabilities", 1), ("set_compute_capability", "SM89", 0)]),
+    ],
+)
+def test_every_setting_reaches_the_builder(settings, done):
+    config = Recorder()
+    configure(Trt, Parts, Parts, config, BuildSettings(**settings))
+    assert [one for one in done if one not in config.did] == []
+    usual = [("set_flag", "REQUIRE_USER_ALLOCATION"), ("clear_flag", "TF32")]
+    assert all(one in done for one in config.did if one not in usual)
+
+
+def test_a_line_that_was_cut_off_is_no_answer(tmp_path):
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!{sys.executable}\nprint('{{\"progress\": 1}}')\nprint('{{\"done')\n")
+    interpreter.chmod(0o755)
+    job = BuildJob(tmp_path / "m.onnx", tmp_path / "m.engine", "tensorrt_rtx", BuildSettings())
+    with pytest.raises(EngineError, match="ended with 0 and said nothing"):
+        build_plan(job, quiet, str(interpreter))
 
 
 def test_jobs_survive_their_way_to_the_builder():

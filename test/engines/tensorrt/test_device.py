@@ -100,7 +100,7 @@ def test_unknown_and_missing_libraries(monkeypatch):
 @pytest.mark.parametrize(
     ("version", "parts", "said"),
     [
-        ("8.6.1", {"Builder": 1, "Runtime": 1, "OnnxParser": 1}, "tensorrt 8.6.1 is too old, expected 10.0"),
+        ("8.6.1", {"Builder": 1, "Runtime": 1, "OnnxParser": 1}, "tensorrt 8.6.1 is too old, expected 10.1"),
         ("10.16.0", {}, "tensorrt cannot be used"),
     ],
 )

@@ -14,8 +14,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from mm_perception.core.errors import EngineError  # noqa: E402
 from mm_perception.engines.engine import DeviceEngine, TensorSpec  # noqa: E402
 from mm_perception.engines.tensorrt.cuda import TORCH_TYPES, SharedScratch  # noqa: E402
-from mm_perception.engines.tensorrt.engine import MOST_GRAPHS, TensorRtEngine  # noqa: E402
+from mm_perception.engines.tensorrt.engine import TensorRtEngine  # noqa: E402
+from mm_perception.engines.tensorrt.errors import PlanError  # noqa: E402
 from mm_perception.engines.tensorrt.library import Library  # noqa: E402
+from mm_perception.engines.tensorrt.settings import BuildSettings  # noqa: E402
 
 X, INDEX, Y = TensorSpec("x", (2, 3)), TensorSpec("index", (3,), "int64"), TensorSpec("y", (2, 3))
 
@@ -43,6 +45,7 @@ class Context:
         self.memory: list[tuple[int, int]] = []
         self.launches = 0
         self.fails = False
+        self.is_recording = False
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         if self.plan.shapes[name] != tuple(shape) and -1 not in self.plan.shapes[name]:
@@ -67,7 +70,8 @@ class Context:
         self.launches += 1
         if self.fails:
             return False
-        compute(self.bound, self.shapes)
+        if not self.is_recording:  # what is recorded is not computed
+            compute(self.bound, self.shapes)
         return True
 
 
@@ -102,10 +106,14 @@ class Plan:
         return DataType.INT64 if name == "index" else DataType.FLOAT
 
 
-def library(plans: dict[bytes, Plan]) -> Library:
+def library(plans: dict[bytes, Plan], runtimes: list[Any] | None = None) -> Library:
     class Runtime:
+        engine_host_code_allowed, DLA_core = False, -1
+
         def __init__(self, log: Any) -> None:
             self._log = log
+            if runtimes is not None:
+                runtimes.append(self)
 
         def deserialize_cuda_engine(self, data: bytes) -> Plan | None:
             if data not in plans:
@@ -135,6 +143,7 @@ class Host:
         self.log: list[str] = []
         self.context: Context | None = None
         self.full = False
+        self.cannot_record = False
 
     def empty(self, spec: TensorSpec) -> Any:
         return torch.empty(spec.shape, dtype=TORCH_TYPES[spec.dtype])
@@ -163,9 +172,13 @@ class Host:
 
     def record(self, enqueue: Any) -> Any:
         self.log.append("record")
-        enqueue(self.stream_handle)
+        if self.cannot_record:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         context = self.context
         assert context is not None
+        context.is_recording = True
+        enqueue(self.stream_handle)
+        context.is_recording = False
         bound = dict(context.bound)
 
         def replay() -> None:
@@ -178,15 +191,22 @@ class Host:
         self.log.append("wait")
 
 
-def make(plan: Plan | None = None, host: Host | None = None, scratch: SharedScratch | None = None, **options: Any):
-    plan, host = plan or Plan(), host or Host()
-    options = {"cuda_graph": False, "inputs": (X, INDEX), "outputs": (Y,)} | options
-    engine = TensorRtEngine(
-        library({b"plan": plan}), b"plan", options["inputs"], options["outputs"], host,
-        scratch or SharedScratch(host), cuda_graph=options["cuda_graph"],
-    )  # fmt: skip
-    host.context = plan.contexts[-1]
-    return engine, host, plan
+@pytest.fixture
+def make(tmp_path):
+    """Makes an engine; gives it with its host and plan."""
+    path = tmp_path / "m.engine"
+    path.write_bytes(b"plan")
+
+    def do(plan: Plan | None = None, host: Host | None = None, scratch: SharedScratch | None = None, **options: Any):
+        plan, host = plan or Plan(), host or Host()
+        given = {"cuda_graph": False} | options
+        taken, made = given.pop("inputs", (X, INDEX)), given.pop("outputs", (Y,))
+        lib = library({b"plan": plan}, given.pop("runtimes", None))
+        engine = TensorRtEngine(lib, path, taken, made, host, scratch or SharedScratch(host), **given)
+        host.context = plan.contexts[-1]
+        return engine, host, plan
+
+    return do
 
 
 def inputs(seed: int = 0) -> dict[str, np.ndarray]:
@@ -198,7 +218,7 @@ def expected(given: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_arrays_and_tensors_give_the_same(cuda_graph):
+def test_arrays_and_tensors_give_the_same(make, cuda_graph):
     engine, _, _ = make(cuda_graph=cuda_graph)
     engine.warm_up()
     assert isinstance(engine, DeviceEngine) and engine.device == "cpu"
@@ -212,7 +232,7 @@ def test_arrays_and_tensors_give_the_same(cuda_graph):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_tensors_are_bound_where_they_lie():
+def test_tensors_are_bound_where_they_lie(make):
     engine, host, plan = make()
     tensors = {name: torch.from_numpy(value) for name, value in inputs().items()}
     engine.run_on_device(tensors)
@@ -220,18 +240,96 @@ def test_tensors_are_bound_where_they_lie():
     assert host.log[0] == "follow", "the engine waits for who made the inputs"
 
 
-def test_one_graph_is_recorded_for_each_place_of_the_inputs():
-    engine, host, _ = make(cuda_graph=True)
-    places = [{name: torch.from_numpy(v.copy()) for name, v in inputs(i).items()} for i in range(MOST_GRAPHS + 2)]
-    for _ in range(3):
-        for i, tensors in enumerate(places):
-            got = engine.run_on_device(tensors)["y"].numpy()
-            np.testing.assert_allclose(got, expected(inputs(i)), rtol=1e-6)
-    assert host.log.count("record") == MOST_GRAPHS + 1 and host.log.count("copy") == 6
-    assert host.log.count("replay") == 2 * MOST_GRAPHS + 5, "beyond so many places inputs are copied to one more"
+def test_one_graph_is_recorded_and_inputs_are_brought_to_it(make):
+    engine, host, plan = make(cuda_graph=True)
+    engine.warm_up()
+    launches = plan.contexts[0].launches
+    for seed in range(4):
+        tensors = {name: torch.from_numpy(value) for name, value in inputs(seed).items()}
+        np.testing.assert_allclose(engine.run_on_device(tensors)["y"].numpy(), expected(inputs(seed)), rtol=1e-6)
+    assert host.log.count("record") == 1 and host.log.count("copy") == 6 and host.log.count("replay") == 5
+    assert plan.contexts[0].launches == launches == 2, "a plain run, and the one that is recorded"
 
 
-def test_scratch_memory_is_shared_and_followed_when_it_moves():
+@pytest.mark.parametrize("refusing", ["torch", "tensorrt"])
+def test_what_cannot_be_recorded_runs_without_a_graph(make, refusing):
+    told: list[str] = []
+    engine, host, plan = make(cuda_graph=True, tell=told.append)
+    host.cannot_record = refusing == "torch"
+    if refusing == "tensorrt":
+        plan.contexts[0].is_stream_capturable = lambda stream: False
+    for seed in range(3):
+        np.testing.assert_allclose(engine.run(inputs(seed))["y"], expected(inputs(seed)), rtol=1e-6)
+    assert len(told) == 1 and "runs without a CUDA graph" in told[0]
+    assert host.log.count("record") == (refusing == "torch") and "replay" not in host.log
+
+
+def test_a_scratch_that_cannot_grow_leaves_the_others_theirs(make):
+    host = Host()
+    scratch = SharedScratch(host)
+    first, _, plan = make(Plan(100), host, scratch)
+    first.run(inputs())
+    before = (scratch.address, scratch.size, scratch.generation)
+    host.full = True
+    with pytest.raises(EngineError, match="GPU memory"):
+        make(Plan(1 << 20), host, scratch)
+    assert (scratch.address, scratch.size, scratch.generation) == before
+    assert plan.contexts[0].memory[-1] == before[:2]
+    np.testing.assert_allclose(first.run(inputs())["y"], expected(inputs()), rtol=1e-6)
+
+
+def test_the_runtime_is_told_how_a_plan_was_built(make):
+    runtimes: list[Any] = []
+    make(runtimes=runtimes)
+    make(runtimes=runtimes, build=BuildSettings(version_compatible=True, dla_core=1))
+    assert [(one.engine_host_code_allowed, one.DLA_core) for one in runtimes] == [(False, -1), (True, 1)]
+
+
+def test_rtx_keeps_the_kernels_that_it_compiled(tmp_path):
+    path = tmp_path / ".m.engine.new"
+    path.write_bytes(b"plan")
+    read: list[bytes] = []
+
+    class Cache:
+        def deserialize(self, blob: bytes) -> bool:
+            read.append(blob)
+            return True
+
+        def serialize(self) -> bytes:
+            return b"kernels"
+
+    class Config:
+        def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+            self.strategy = strategy
+
+        def create_runtime_cache(self) -> Cache:
+            return Cache()
+
+        def set_runtime_cache(self, cache: Cache) -> None:
+            self.cache = cache
+
+    class RtxPlan(Plan):
+        def create_runtime_config(self) -> Config:
+            return Config()
+
+        def create_execution_context(self, config: Config) -> Context:
+            assert isinstance(config.cache, Cache)
+            return super().create_execution_context(config.strategy)
+
+    host = Host()
+    lib = library({b"plan": RtxPlan()})
+    lib.module.IRuntimeCache = Cache
+    for _ in range(2):
+        engine = TensorRtEngine(
+            Library("tensorrt_rtx", "1.7", lib.module), path, (X, INDEX), (Y,), host, SharedScratch(host),
+            cuda_graph=False,
+        )  # fmt: skip
+        engine.warm_up()
+        engine.close()
+    assert (tmp_path / "m.engine.kernels").read_bytes() == b"kernels" and read == [b"kernels"]
+
+
+def test_scratch_memory_is_shared_and_followed_when_it_moves(make):
     host = Host()
     scratch = SharedScratch(host)
     small, _, small_plan = make(Plan(100), host, scratch, cuda_graph=True)
@@ -249,14 +347,14 @@ def test_scratch_memory_is_shared_and_followed_when_it_moves():
     assert len(small_plan.contexts[0].memory) == 2
 
 
-def test_open_sizes_are_set_to_the_cards():
+def test_open_sizes_are_set_to_the_cards(make):
     plan = Plan(shapes={"x": (-1, 3), "index": (3,), "y": (-1, 3)})
     engine, _, _ = make(plan, inputs=(TensorSpec("x", (4, 3)), INDEX), outputs=(TensorSpec("y", (4, 3)),))
     x = np.ones((4, 3), np.float32)
     np.testing.assert_allclose(engine.run({"x": x, "index": np.arange(3)})["y"], 2 * x + np.arange(3))
 
 
-def test_values_that_are_not_finite_are_refused_and_the_next_run_works():
+def test_values_that_are_not_finite_are_refused_and_the_next_run_works(make):
     engine, _, _ = make()
     bad = inputs()
     bad["x"][0, 0] = np.nan
@@ -265,7 +363,7 @@ def test_values_that_are_not_finite_are_refused_and_the_next_run_works():
     np.testing.assert_allclose(engine.run(inputs())["y"], expected(inputs()), rtol=1e-6)
 
 
-def test_a_failing_launch_is_an_engine_error():
+def test_a_failing_launch_is_an_engine_error(make):
     engine, host, plan = make()
     plan.contexts[0].fails = True
     with pytest.raises(EngineError, match="the network failed"):
@@ -288,7 +386,7 @@ def test_a_failing_launch_is_an_engine_error():
         ({"z": np.zeros(1)}, "z: unexpected"),
     ],
 )
-def test_inputs_that_do_not_fit_are_named(change, said):
+def test_inputs_that_do_not_fit_are_named(make, change, said):
     engine, _, _ = make()
     with pytest.raises(EngineError, match=said):
         engine.run(inputs() | change)
@@ -304,21 +402,26 @@ def test_inputs_that_do_not_fit_are_named(change, said):
         ({"outputs": (TensorSpec("labels", (2, 3)),)}, "expected .*labels.*got .*y"),
     ],
 )
-def test_plans_of_another_network_are_refused(options, said):
-    with pytest.raises(EngineError, match=said):
+def test_plans_of_another_network_are_refused(make, options, said):
+    with pytest.raises(PlanError, match=said):
         make(**options)
 
 
-def test_damaged_plans_and_full_gpus_are_named():
+def test_damaged_plans_and_full_gpus_are_told_apart(make, tmp_path):
     host = Host()
-    with pytest.raises(EngineError, match=r"TensorRT 10\.16: the engine cannot be read: magic tag"):
-        TensorRtEngine(library({}), b"damaged", (X, INDEX), (Y,), host, SharedScratch(host))
+    path = tmp_path / "damaged.engine"
+    path.write_bytes(b"damaged")
+    with pytest.raises(PlanError, match=r"TensorRT 10\.16: the engine cannot be read: magic tag"):
+        TensorRtEngine(library({}), path, (X, INDEX), (Y,), host, SharedScratch(host))
+    with pytest.raises(PlanError, match=r"cannot be read .No such file"):
+        TensorRtEngine(library({}), tmp_path / "gone", (X, INDEX), (Y,), host, SharedScratch(host))
     host.full = True
-    with pytest.raises(EngineError, match=r"no 1024 MiB of GPU memory .*CUDA out of memory"):
+    with pytest.raises(EngineError, match=r"no 1024 MiB of GPU memory .*CUDA out of memory") as caught:
         make(Plan(1 << 30), host)
+    assert not isinstance(caught.value, PlanError), "it may fit at another time"
 
 
-def test_a_closed_engine_refuses_to_run_and_frees_its_plan():
+def test_a_closed_engine_refuses_to_run_and_frees_its_plan(make):
     engine, _, _ = make()
     engine.close()
     engine.close()

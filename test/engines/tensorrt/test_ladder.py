@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mm_perception.core.errors import EngineError
+from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.engines.engine import NotFiniteError
 from mm_perception.engines.onnx_engine import OnnxEngine
 from mm_perception.engines.reference import made_inputs
 from mm_perception.engines.stamp import stamp_path
-from mm_perception.engines.tensorrt.build import BuildReport
-from mm_perception.engines.tensorrt.build_process import BuildJob
+from mm_perception.engines.tensorrt.build import BuildJob, BuildReport
 from mm_perception.engines.tensorrt.device import Gpu
+from mm_perception.engines.tensorrt.errors import PlanError, RefusedError
 from mm_perception.engines.tensorrt.library import Library
 from mm_perception.engines.tensorrt.settings import BuildSettings, ShapeRange, TensorRtSettings
 
@@ -45,7 +46,10 @@ class Faulty:
         self.closed = False
 
     def run(self, tensors):
-        return {name: self._change(value) for name, value in self._inner.run(tensors).items()}
+        changed = {name: self._change(value) for name, value in self._inner.run(tensors).items()}
+        if not all(np.isfinite(value).all() for value in changed.values()):
+            raise NotFiniteError("outputs hold values that are not finite")
+        return changed
 
     def close(self) -> None:
         self.closed = True
@@ -60,14 +64,18 @@ class Bench:
         self.built: list[BuildJob] = []
         self.written: list[tuple[str, tuple[str, ...]]] = []
         self.opened: list[Faulty] = []
+        self.opened_as: list[BuildSettings] = []
         self.told: list[str] = []
         self.faults: list[Callable[[np.ndarray], np.ndarray]] = []
-        self.build_fails: list[str] = []
+        self.build_fails: list[Exception] = []
+        self.open_fails: list[Exception] = []
         self.breaks_on_gpu: set[str] = set()  # modules that a GPU gets wrong in 16 bits
         monkeypatch.setattr(ladder, "write_precision", self._write)
 
-    def _write(self, source, target, precision, kept=(), samples=()):
+    def _write(self, source, target, precision, kept=(), samples=None, tell=None):
         self.written.append((precision, tuple(kept)))
+        if precision == "int8" and samples is None:
+            raise RefusedError("INT8 needs calibration inputs")
         if precision in ("fp32", "tf32"):
             return source
         onnx.save(onnx.load(str(source)), str(target))
@@ -76,13 +84,14 @@ class Bench:
     def build(self, job: BuildJob, tell) -> BuildReport:
         self.built.append(job)
         if self.build_fails:
-            raise EngineError(self.build_fails.pop(0))
+            raise self.build_fails.pop(0)
         onnx.save(onnx.load(str(job.onnx)), str(job.plan), format="protobuf")  # with weights that lay apart
         return BuildReport(4, 0.1, 0.2, job.plan.stat().st_size)
 
-    def open(self, plan: bytes) -> Faulty:
-        path = self.folder / "plan.onnx"
-        path.write_bytes(plan)
+    def open(self, path: Path, build: BuildSettings) -> Faulty:
+        if self.open_fails:
+            raise self.open_fails.pop(0)
+        self.opened_as.append(build)
         fault = self.faults.pop(0) if self.faults else lambda value: value
         precision, kept = self.written[-1]
         if precision not in ("fp32", "bf16") and not self.breaks_on_gpu <= set(kept):
@@ -113,7 +122,7 @@ def broken(value: np.ndarray) -> np.ndarray:
 
 
 def test_order_of_the_ladder():
-    assert rungs("auto", True) == rungs("fp16", True) == ("fp16", "mixed", "bf16", "fp32")
+    assert TensorRtSettings("auto").first == "fp16" and rungs("fp16", True) == ("fp16", "mixed", "bf16", "fp32")
     assert rungs("int8", True)[0] == "int8" and rungs("tf32", True) == ("tf32", "fp32")
     assert rungs("fp32", True) == rungs("fp32", False) == ("fp32",) and rungs("int8", False) == ("int8",)
 
@@ -137,7 +146,7 @@ def test_a_kept_engine_is_used_without_parsing_or_building(tools, two_modules, m
     monkeypatch.setattr(onnx, "load", parse)
     stamp, engine = tools.shop(two_modules).ready()
     assert len(tools.built) == 1 and engine is not None and stamp.precision == "fp16"
-    assert tools.told[-1].startswith("using two-auto.engine: fp16")
+    assert tools.told[-1].startswith("using two-fp16.engine: fp16")
 
 
 @pytest.mark.parametrize(
@@ -227,20 +236,40 @@ def test_damaged_and_half_written_engines_are_recognised(tools, two_modules, har
     assert len(tools.built) == 2
 
 
-def test_an_engine_that_cannot_be_opened_any_more_is_rebuilt(tools, two_modules, monkeypatch):
+def test_an_engine_that_cannot_run_any_more_is_rebuilt(tools, two_modules):
     tools.shop(two_modules).ready()
-    shop = tools.shop(two_modules)
-    opened = []
-
-    def once(plan: bytes):
-        opened.append(plan)
-        if len(opened) == 1:
-            raise EngineError("made by another GPU")
-        return tools.open(plan)
-
-    shop._open_plan = once
-    shop.ready()
+    tools.open_fails = [PlanError("made by another GPU")]
+    tools.shop(two_modules).ready()
     assert len(tools.built) == 2 and any("made by another GPU" in text for text in tools.told)
+
+
+def test_an_engine_that_cannot_be_opened_now_is_left_as_it_is(tools, two_modules):
+    shop = tools.shop(two_modules)
+    kept, _ = shop.ready()
+    tools.open_fails = [EngineError("no 300 MiB of GPU memory")]
+    with pytest.raises(EngineError, match="no 300 MiB"):
+        tools.shop(two_modules).ready()
+    assert len(tools.built) == 1 and read_engine_stamp(shop.engine_file) == kept
+    assert tools.shop(two_modules).ready()[0] == kept and len(tools.built) == 1
+
+
+def test_a_failure_of_the_moment_ends_the_attempt_and_keeps_what_is_there(tools, two_modules):
+    shop = tools.shop(two_modules)
+    kept, _ = shop.ready()
+    tools.build_fails = [EngineError("was killed; the system does that when memory runs out")]
+    with pytest.raises(EngineError, match="was killed"):
+        tools.shop(two_modules, TensorRtSettings(keep_fp32=("a",))).ready()
+    assert read_engine_stamp(shop.engine_file) == kept and not list(tools.folder.glob(".*.new"))
+    assert tools.shop(two_modules).ready()[0] == kept
+
+
+def test_a_full_disk_is_an_engine_error(tools, two_modules, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ladder, "write_stamp", full)
+    with pytest.raises(EngineError, match="No space left"):
+        tools.shop(two_modules).ready()
 
 
 def test_an_interrupted_build_leaves_nothing_that_is_trusted(tools, two_modules):
@@ -256,9 +285,8 @@ def test_an_interrupted_build_leaves_nothing_that_is_trusted(tools, two_modules)
     again._build = interrupted
     with pytest.raises(KeyboardInterrupt):
         again.ready()
-    assert read_engine_stamp(shop.engine_file) is None
-    tools.shop(two_modules).ready()
-    assert len(tools.built) == 2
+    assert not list(tools.folder.glob(".*.new")) and tools.shop(two_modules).ready()[0].kept == FRAGILE["cmx"]
+    assert len(tools.built) == 1
 
 
 def test_two_who_want_one_engine_build_it_once(tools, two_modules):
@@ -307,8 +335,9 @@ def test_without_the_ladder_a_miss_is_an_error(tools, two_modules):
 
 
 def test_a_precision_that_cannot_be_built_is_passed_over(tools, two_modules):
-    tools.build_fails = ["no kernel for it"] * 2
+    tools.build_fails = [RefusedError("no kernel for it")]
     stamp, _ = tools.shop(two_modules).ready()
+    assert not any("looking for what breaks" in text for text in tools.told), "it was not inexact"
     assert "no kernel for it" in stamp.steps[0] and stamp.precision == "bf16"
 
 
@@ -329,12 +358,67 @@ def test_what_breaks_fp16_is_found_and_kept(tools, two_modules):
 
 
 def test_what_only_a_gpu_shows_is_found_by_building(tools, two_modules):
-    tools.breaks_on_gpu = {"a.mix/"}
+    tools.breaks_on_gpu = {"a.mix"}
     stamp, engine = tools.shop(two_modules).ready()
-    assert stamp.precision == "mixed" and set(stamp.kept) - set(FRAGILE["cmx"]) == {"a.mix/"}
+    assert stamp.precision == "mixed" and set(stamp.kept) - set(FRAGILE["cmx"]) == {"a.mix"}
     assert any("building engines to find it" in text for text in tools.told)
     assert [one.closed for one in tools.opened] == [True] * (len(tools.opened) - 1) + [False] and engine is not None
-    assert len(tools.built) <= 7
+    assert len(tools.built) <= 8 and sum("on trial" in text for text in tools.told) == len(tools.built) - 2
+
+
+def test_a_search_on_the_gpu_ends(tools, two_modules, monkeypatch):
+    tools.breaks_on_gpu = {"a.mix"}
+    monkeypatch.setattr(ladder, "MOST_TRIALS", 2)
+    stamp, _ = tools.shop(two_modules).ready()
+    assert stamp.precision == "bf16" and "2 engines built on trial" in stamp.steps[1]
+
+
+def test_names_of_no_module_are_refused(tools, two_modules):
+    with pytest.raises(ConfigError, match=r"keep in float32: a\.blend: no module of two"):
+        tools.shop(two_modules, TensorRtSettings(keep_fp32=("a.mix", "a.blend"))).ready()
+    assert not tools.built
+
+
+@pytest.mark.parametrize("choice", ["build", "keep_fp32", "ladder"])
+def test_other_choices_are_adopted_and_hold_when_it_is_built_anew(tools, two_modules, choice):
+    given = {"build": BuildSettings(dla_core=0, workspace_mb=64), "keep_fp32": ("a.mix",), "ladder": False}
+    chosen = TensorRtSettings(**{choice: given[choice]})
+    stamp, _ = tools.shop(two_modules, chosen).ready()
+    adopting = TensorRtSettings(adopt=True)
+    assert tools.shop(two_modules, adopting).ready()[0] == stamp and len(tools.built) == 1
+    assert tools.opened_as[-1] == chosen.build
+    again, _ = tools.shop(two_modules, adopting, gpu=replace(GPU, driver="999")).ready()
+    assert len(tools.built) == 2 and getattr(again.key, choice) == getattr(stamp.key, choice)
+    assert tools.opened_as[-1] == chosen.build == tools.built[-1].settings
+
+
+def test_compatible_engines_are_taken_elsewhere_and_tried_there(tools, two_modules):
+    build = BuildSettings(version_compatible=True, hardware_compatible=True)
+    tools.shop(two_modules, TensorRtSettings(build=build)).ready()
+    other = replace(GPU, name="RTX 4000", compute_capability="8.9")
+    newer = Library("tensorrt", "10.17.0", None)
+    adopting = TensorRtSettings(adopt=True)
+    stamp, _ = tools.shop(two_modules, adopting, gpu=other, library=newer).ready()
+    assert len(tools.built) == 1 and stamp.key.gpu == "RTX 4000"
+    tools.shop(two_modules, adopting, library=Library("tensorrt", "11.0", None)).ready()
+    assert len(tools.built) == 2, "of another major version"
+    tools.shop(two_modules, adopting, gpu=replace(GPU, compute_capability="7.5"), library=newer).ready()
+    assert len(tools.built) == 3, "older than Ampere"
+
+
+def test_new_recorded_inputs_try_a_kept_engine_again(tools, two_modules):
+    card, _ = two_modules
+    first, _ = tools.shop(two_modules).ready()
+    shop = tools.shop(two_modules)
+    shop.record(made_inputs(card, 8))
+    second, _ = shop.ready()
+    assert first.references == "made" and len(second.references) == 64 and len(tools.built) == 1
+    assert len(shop.samples) == ladder.MOST_SAMPLES
+    shop.record(made_inputs(card, 3))
+    tools.faults = [off]
+    third = tools.shop(two_modules)
+    third.ready()
+    assert len(tools.built) == 2, "what misses the tolerance on them is built anew"
 
 
 def test_asked_mixed_keeps_what_is_known_where_nothing_else_breaks(tools, two_modules):
@@ -371,23 +455,24 @@ def test_damaged_recorded_inputs_are_told_and_made_ones_used(tools, two_modules)
 
 def test_built_without_a_gpu_it_is_tried_on_the_first_that_opens_it(tools, two_modules):
     ahead = TensorRtSettings(build=BuildSettings(compute_capability="8.7"))
-    shop = tools.shop(two_modules, ahead, gpu=None)
-    stamp, engine = shop.ready()
+    stamp, engine = tools.shop(two_modules, ahead, gpu=None).ready()
     assert engine is None and not stamp.on_gpu and stamp.key.gpu == "any"
-    here = tools.shop(two_modules)
-    here.engine_file.write_bytes(shop.engine_file.read_bytes())
-    stamp_path(here.engine_file).write_text(stamp_path(shop.engine_file).read_text())
-    later, engine = here.ready()
-    assert engine is not None and later.on_gpu and len(tools.built) == 1
-    assert read_engine_stamp(here.engine_file) == later
-    stamp_path(here.engine_file).write_text(stamp_path(shop.engine_file).read_text())
+    later, engine = tools.shop(two_modules).ready()
+    assert engine is not None and later.on_gpu and later.key.gpu == "Orin" and len(tools.built) == 1
+    assert tools.shop(two_modules).ready()[0] == later and len(tools.built) == 1
+    tools.shop(two_modules, gpu=replace(GPU, driver="999")).ready()
+    assert len(tools.built) == 1, "the one for any GPU of this kind is still there, and tried again"
+    tools.shop(two_modules, gpu=replace(GPU, compute_capability="8.9")).ready()
+    assert len(tools.built) == 2
+
+
+def test_built_without_a_gpu_and_wrong_on_this_one_it_is_built_anew(tools, two_modules):
+    ahead = TensorRtSettings(build=BuildSettings(compute_capability="8.7"))
+    tools.shop(two_modules, ahead, gpu=None).ready()
     tools.faults = [off]
-    third = tools.shop(two_modules)
-    assert third.ready()[0].precision == "fp16" and len(tools.built) == 2, "what this GPU gets wrong is built anew"
-    other = tools.shop(two_modules, gpu=replace(GPU, compute_capability="8.9"))
-    stamp_path(here.engine_file).write_text(stamp_path(shop.engine_file).read_text())
-    other.ready()
-    assert len(tools.built) == 3
+    stamp, _ = tools.shop(two_modules).ready()
+    assert stamp.precision == "fp16" and stamp.key.gpu == "Orin" and len(tools.built) == 2
+    assert tools.opened[0].closed
 
 
 def test_the_real_builder_climbs_the_real_ladder(two_modules, rtx, modelopt, tmp_path):
@@ -409,3 +494,26 @@ def test_the_real_builder_climbs_the_real_ladder(two_modules, rtx, modelopt, tmp
             assert stamp.precision == {"auto": "fp16"}.get(precision, precision), told
             assert stamp.engine_sha256 and dataclasses.asdict(stamp)["layers"] > 2
     assert sum(text.startswith("built ") for text in told) == 4
+
+
+def test_open_sizes_are_built_in_their_ranges_and_tried_at_the_cards(two_modules, rtx, modelopt, tmp_path):
+    from mm_perception.engines.tensorrt.library import find_library
+
+    card, path = two_modules
+    model = onnx.load(str(path))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, str(path))
+    shapes = {name: ShapeRange((1, 3, 16, 48), (1, 3, 32, 48), (1, 3, 64, 48)) for name in ("rgb", "x")}
+    settings = TensorRtSettings(ladder=False, build=BuildSettings(compute_capability="8.9", shapes=shapes))
+    shop = Workshop(
+        card, path, settings, find_library(rtx), None, None, OnnxEngine, tmp_path / "engines", lambda text: None
+    )
+    stamp, _ = shop.ready()
+    assert stamp.precision == "fp16" and stamp.key.build["shapes"]["rgb"]["usual"] == [1, 3, 32, 48]
+    without = replace(settings, build=BuildSettings(compute_capability="8.9"))
+    shop = Workshop(
+        card, path, without, find_library(rtx), None, None, OnnxEngine, tmp_path / "engines", lambda text: None
+    )
+    with pytest.raises(EngineError, match="rgb: sizes are open"):
+        shop.ready()

@@ -14,12 +14,18 @@ from mm_perception.core.errors import EngineError
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
+from mm_perception.engines.engine import TensorSpec  # noqa: E402
 from mm_perception.engines.onnx_engine import OnnxEngine  # noqa: E402
+from mm_perception.engines.tensorrt.errors import RefusedError  # noqa: E402
 from mm_perception.engines.tensorrt.precision import (  # noqa: E402
     FRAGILE,
+    ConvertJob,
     breaking_modules,
+    convert,
     own_modules,
+    pinned_graph,
     rounded_graph,
+    unknown_modules,
     write_precision,
 )
 
@@ -122,6 +128,32 @@ def test_a_missing_converter_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "modelopt.onnx.autocast", None)
-    with pytest.raises(EngineError, match=r"fp16 needs nvidia-modelopt.*pip install"):
-        write_precision(overflowing(tmp_path / "m.onnx"), tmp_path / "n.onnx", "fp16")
-    assert not (tmp_path / "n.onnx").exists()
+    job = ConvertJob(overflowing(tmp_path / "m.onnx"), tmp_path / "n.onnx", "fp16", (), None)
+    with pytest.raises(RefusedError, match=r"fp16 needs nvidia-modelopt.*pip install"):
+        convert(job, lambda text: None)
+
+
+def test_what_cannot_be_converted_is_refused_with_a_reason(modelopt, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07nonsense" * 50)
+    with pytest.raises(RefusedError, match="cannot be converted"):
+        write_precision(tmp_path / "m.onnx", tmp_path / "n.onnx", "fp16")
+
+
+def test_graphs_of_open_sizes_are_pinned_and_others_left_alone(tmp_path):
+    source = overflowing(tmp_path / "m.onnx")
+    specs = [TensorSpec("x", (7, 64)), TensorSpec("y", (7, 4))]
+    assert pinned_graph(source, tmp_path / "p.onnx", specs) == source
+    model = onnx.load(str(source))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, str(source))
+    with pytest.raises(EngineError, match="static"):
+        OnnxEngine(source)
+    pinned = pinned_graph(source, tmp_path / "p.onnx", specs)
+    assert pinned != source and run(pinned, np.ones((7, 64), np.float32)).shape == (7, 4)
+
+
+def test_names_that_keep_nothing_are_found():
+    modules = ["a/", "a.b/", "c.d.e/"]
+    assert unknown_modules(["a", "a/", "c.d", "c.d.e/", "a.b"], modules) == []
+    assert unknown_modules(["b", "c.d/", "a.", "c.d.e.f"], modules) == ["b", "c.d/", "a.", "c.d.e.f"]
