@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from mm_perception.bench.budget import Budget
 from mm_perception.bench.onnxruntime_runner import OnnxRuntimeRunner
 from mm_perception.bench.rows import BYTES_PER_ELEMENT, NetworkFacts, Report, Row, RowSpec, not_run, with_roofline
+from mm_perception.bench.samples import Recording, Samples, samples_of
 from mm_perception.bench.timing import Device, float32_products, measure
 from mm_perception.bench.torch_runners import CompiledRunner, EagerRunner, GraphRunner, Runner, Tensors, lowered
-from mm_perception.core.errors import EngineError, MmPerceptionError
+from mm_perception.core.errors import ConfigError, EngineError, MmPerceptionError
 from mm_perception.engines.agreement import agreement
-from mm_perception.engines.card import WeightsCard
+from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard
-from mm_perception.engines.engine import Array, DeviceEngine
-from mm_perception.engines.load import exported, load_engine
+from mm_perception.engines.engine import Array, DeviceEngine, Engine
+from mm_perception.engines.load import exported
 from mm_perception.engines.reference import made_inputs, save_references
 from mm_perception.engines.roofline import GraphCost, graph_cost, least_ms
 from mm_perception.engines.tensorrt.settings import TensorRtSettings
@@ -36,12 +37,14 @@ class Bench:
 
     Attributes:
         cache: folder of exported graphs and built engines.
+        recording: where recorded inputs come from.
         tell: is told in a few words about what takes long.
         begin: is told each row before it is measured: some libraries take the whole process with them.
     """
 
     device: Device
     cache: Path
+    recording: Recording
     rounds: int
     warmup: int
     budget: Budget
@@ -55,14 +58,16 @@ class Subject:
 
     Attributes:
         network: on the host, in float32.
-        inputs: on the device.
-        expected: torch's outputs in float32 on the device; None where torch cannot run it there.
+        samples: that outputs are compared on.
+        inputs: on the device. Every runner reads them where they lie, so that another sample is fed by writing there.
+        expected: torch's outputs of each sample in float32 on the device; None where torch cannot run it there.
     """
 
-    card: WeightsCard
+    card: ModelCard | DetectorCard
     network: nn.Module
+    samples: Samples
     inputs: Tensors
-    expected: dict[str, Array] | None = None
+    expected: list[dict[str, Array]] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -70,7 +75,7 @@ class Subject:
 
 
 def network_rows(
-    card: WeightsCard, specs: Sequence[RowSpec], bench: Bench, report: Report, network: str
+    card: ModelCard | DetectorCard, specs: Sequence[RowSpec], bench: Bench, report: Report, network: str
 ) -> Iterator[Row]:
     """Measures the rows of one network; one that fails says so and keeps no other from being measured.
 
@@ -81,8 +86,11 @@ def network_rows(
         return
     try:
         subject = _prepared(card, bench)
+        origin = subject.samples.origin
         if network not in report.networks:
-            report.networks[network] = _facts(card, bench, report)
+            report.networks[network] = replace(_facts(card, bench, report), inputs=origin)
+        elif report.networks[network].inputs != origin:
+            raise ConfigError(f"earlier rows were compared on {report.networks[network].inputs}, these on {origin}")
     except Exception as error:  # the rows of other networks are still to be measured
         yield from (Row(spec, "failed", reason_of(error)) for spec in specs)
         return
@@ -117,9 +125,12 @@ def _measured(subject: Subject, spec: RowSpec, bench: Bench) -> Row:
     before, started = device.used_mib(), time.perf_counter()
     runner = make_runner(subject, spec, bench)
     try:
-        got = _on_host(runner.run())
+        results = sample_outputs(runner, subject.inputs, subject.samples.inputs)
+        got = [next(results)]
         load_s = time.perf_counter() - started
-        _require_finite(got)
+        got += results
+        for outputs in got:
+            _require_finite(outputs)
         device.settle()  # what building took is given back; the timed runs take what running takes
         timing = measure(runner.run, device, bench.rounds, bench.warmup)
         after = device.used_mib()
@@ -158,9 +169,9 @@ class TensorRtRunner:
             precision=spec.precision,  # type: ignore[arg-type]
             ladder=False,
             cuda_graph=spec.cuda_graph,
-            calibration=_calibration(subject.card, bench.cache) if spec.precision == "int8" else None,
+            calibration=_calibration(subject, bench.cache) if spec.precision == "int8" else None,
         )
-        engine = load_engine(subject.card, "tensorrt", tensorrt=settings, cache_dir=bench.cache, on_progress=bench.tell)
+        engine = _tensorrt_engine(subject, settings, bench)
         if not isinstance(engine, DeviceEngine):
             raise EngineError(f"engine {engine.name} takes no tensors of the device")
         if (torch.device(engine.device).index or 0) != (bench.device.torch_device.index or 0):
@@ -179,30 +190,56 @@ class TensorRtRunner:
         forget_scratch()  # engines share scratch memory; the next row shall show what it takes by itself
 
 
-def _calibration(card: WeightsCard, cache: Path) -> Path:
-    """Made inputs, from which INT8's scales are taken: enough to time it."""
-    path = cache / f"{card.name}.calibration.npz"
+def _tensorrt_engine(subject: Subject, settings: TensorRtSettings, bench: Bench) -> Engine:
+    """Tried on the recorded inputs if there are any, in a folder apart: the user's engines are tried on the user's."""
+    from mm_perception.engines.tensorrt.opening import workshop
+
+    graph, recorded = exported(subject.card, bench.cache, bench.tell), subject.samples.recorded
+    folder = bench.cache / "bench" if recorded else bench.cache
+    shop = workshop(subject.card, graph, settings, folder, bench.tell)
+    if recorded:
+        shop.record(subject.samples.inputs)
+    _, engine = shop.ready()
+    assert engine is not None  # one for another GPU was not asked for
+    return engine
+
+
+def _calibration(subject: Subject, cache: Path) -> Path | None:
+    """Made inputs, from which INT8's scales are taken: enough to time it. None: the recorded ones serve."""
+    if subject.samples.recorded:
+        return None
+    path = cache / f"{subject.card.name}.calibration.npz"
     if not path.is_file():
-        save_references(path, made_inputs(card, 2))
+        save_references(path, made_inputs(subject.card, 2))
     return path
 
 
-def _prepared(card: WeightsCard, bench: Bench) -> Subject:
+def _prepared(card: ModelCard | DetectorCard, bench: Bench) -> Subject:
     bench.tell(f"preparing {card.name}")
-    made = made_inputs(card)[0]
-    where = bench.device.torch_device
-    inputs = {spec.name: torch.from_numpy(made[spec.name]).to(where) for spec in card.specs()[0]}
-    subject = Subject(card, deployed_network(card), inputs)
+    samples, where = samples_of(card, bench.recording), bench.device.torch_device
+    inputs = {spec.name: torch.tensor(samples.inputs[0][spec.name], device=where) for spec in card.specs()[0]}
+    subject = Subject(card, deployed_network(card), samples, inputs)
     try:
         with float32_products(tf32=False), torch.inference_mode():
             network, _ = lowered(subject.network, "fp32", isinstance(card, DetectorCard), bench.device)
-            subject.expected = _on_host(EagerRunner(network, inputs, subject.outputs).run())
+            runner = EagerRunner(network, inputs, subject.outputs)
+            subject.expected = list(sample_outputs(runner, inputs, samples.inputs))
     except Exception as error:  # rows are still worth their times
         bench.tell(f"{card.name}: no reference outputs: {reason_of(error)}")
     return subject
 
 
-def _facts(card: WeightsCard, bench: Bench, report: Report) -> NetworkFacts:
+def sample_outputs(
+    runner: Runner, inputs: Tensors, samples: Sequence[Mapping[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """The outputs of one sample after the other, on the host; the last one stays in `inputs`."""
+    for sample in samples:
+        for name, tensor in inputs.items():
+            tensor.copy_(torch.from_numpy(sample[name]))
+        yield _on_host(runner.run())
+
+
+def _facts(card: ModelCard | DetectorCard, bench: Bench, report: Report) -> NetworkFacts:
     try:
         cost = graph_cost(exported(card, bench.cache, bench.tell))
     except Exception as error:  # no row depends on it
@@ -239,14 +276,15 @@ def _require_finite(outputs: dict[str, Array]) -> None:
         raise EngineError(f"the outputs hold values that are NaN or infinite: {', '.join(bad)}")
 
 
-def _compared(row: Row, subject: Subject, got: dict[str, Array]) -> Row:
+def _compared(row: Row, subject: Subject, got: list[dict[str, Array]]) -> Row:
     """The row with how far its outputs are from torch's in float32."""
     expected = subject.expected
     if expected is None:
         return row
-    floats = [name for name, value in expected.items() if np.issubdtype(value.dtype, np.floating)]
-    largest = max(float(np.abs(got[name] - expected[name]).max()) for name in floats)
-    return replace(row, max_abs_diff=largest, agreement=agreement(subject.card, [expected], [got]).labels)
+    floats = [name for name, value in expected[0].items() if np.issubdtype(value.dtype, np.floating)]
+    pairs = zip(got, expected, strict=True)
+    largest = max(float(np.abs(have[name] - want[name]).max()) for have, want in pairs for name in floats)
+    return replace(row, max_abs_diff=largest, agreement=agreement(subject.card, expected, got).labels)
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,11 +15,12 @@ NOTES = (
     "max |diff|: largest difference of any output from torch's in float32 without TF32; a detector's queries are "
     "ranked, so that two of about one score that change places count as a difference.",
     "agree: share of pixels with the reference's label; for a detector, of its boxes (at least the likeliest 20) that "
-    "are found again: same class, about its score, centre within 0.2 m.",
+    "are found again: same class, about its score, centre within 0.2 m; in the worst of the inputs that are named with "
+    "the network.",
     "roofline: the longer of all operations at the measured peak and weights, inputs and outputs moved once at the "
     "measured copy rate, as if every tensor had the row's precision; 'x' is median / roofline.",
     f"torch in fp16 and bf16: CMX with cast weights, the detector with autocast; torch.compile: {COMPILE_MODE}. "
-    "Weights are seeded random numbers.",
+    "Weights are seeded random numbers, but for networks that are named by their model card.",
 )
 ROW_HEAD = (
     *("how", "precision", "median / p99 [ms]", "1/s", "MiB", "max \\|diff\\|", "agree [%]"),
@@ -40,9 +41,10 @@ def machine_lines(report: Report) -> list[str]:
 
 
 def facts_line(facts: NetworkFacts) -> str:
-    """What a network costs at least."""
+    """What a network costs at least, and on what its rows are compared."""
+    compared = f"; agreement on {facts.inputs}" if facts.inputs else ""
     if facts.reason:
-        return f"its least cost is not known: {facts.reason}"
+        return f"its least cost is not known: {facts.reason}{compared}"
     once, unfused = (_figures(mb, ("fp32", "fp16", "int8")) for mb in (facts.once_mb, facts.unfused_mb))
     text = (
         f"{facts.products_gflop:.4g} GFLOP in products, {facts.others_gflop:.3g} in all else; MB in fp32, fp16, int8: "
@@ -50,7 +52,9 @@ def facts_line(facts: NetworkFacts) -> str:
     )
     known = [precision for precision in PRECISIONS if precision in facts.roofline_ms]
     least, most = _figures(facts.roofline_ms, known), _figures(facts.unfused_roofline_ms, known)
-    return f"{text}; roofline in {', '.join(known)}: {least} ms, with the unfused bytes {most} ms" if known else text
+    if known:
+        text += f"; roofline in {', '.join(known)}: {least} ms, with the unfused bytes {most} ms"
+    return text + compared
 
 
 def _figures(values: Mapping[str, float], names: Iterable[str]) -> str:

@@ -17,6 +17,9 @@ RUNNERS = ("eager", "cudagraph", "onnxruntime", "tensorrt", "compile")
 """In the order in which they are measured; compiling takes longest."""
 TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
+"""Those that are measured where none are asked for."""
+ALL_PRECISIONS = (*PRECISIONS, "mixed")
+"""Mixed is TensorRT's alone. What breaks fp16 is searched for before it is built, which takes long."""
 PIPELINE_ENGINES = ("torch", "tensorrt")
 BYTES_PER_ELEMENT = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
@@ -58,7 +61,8 @@ class Row:
         memory_mib: device memory that weights, workspaces and activations take; None on a CPU.
         load_s: from the network on the host to the first result: copying, capturing, compiling or building.
         max_abs_diff: of the outputs, from those of torch in float32; None without a reference.
-        agreement: share of pixels with the reference's label, or of its boxes that are found again.
+        agreement: share of pixels with the reference's label, or of its boxes that are found again, in the worst
+            sample.
         roofline_ms: what no implementation in this precision can go below on this machine.
         note: what else has to be known.
     """
@@ -113,6 +117,7 @@ class NetworkFacts:
         gflop: of products and of all else.
         once_mb, unfused_mb: bytes by precision.
         roofline_ms: by precision, from `once_mb`; unfused_roofline_ms: from `unfused_mb`.
+        inputs: on which the rows' outputs are compared, in words.
     """
 
     reason: str = ""
@@ -122,6 +127,7 @@ class NetworkFacts:
     unfused_mb: Mapping[str, float] = field(default_factory=dict)
     roofline_ms: Mapping[str, float] = field(default_factory=dict)
     unfused_roofline_ms: Mapping[str, float] = field(default_factory=dict)
+    inputs: str = ""
 
 
 @dataclass(slots=True)
@@ -190,7 +196,7 @@ def row_specs(network: str, precisions: Iterable[str], skip: Collection[str] = (
     """All ways to run a network that are measured.
 
     Args:
-        precisions: of `PRECISIONS`.
+        precisions: of `ALL_PRECISIONS`.
         skip: runners that are left out.
     """
     wanted = list(precisions)

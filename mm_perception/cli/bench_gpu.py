@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING
 
 from mm_perception.bench.budget import Budget
 from mm_perception.bench.machine import software
-from mm_perception.bench.networks import NETWORKS, bench_card
-from mm_perception.bench.rows import PIPELINE_ENGINES, PRECISIONS, RUNNERS, PipelineRow, Report, Row, RowSpec, row_specs
+from mm_perception.bench.networks import NETWORKS, network_card
+from mm_perception.bench.rows import (
+    ALL_PRECISIONS,
+    PIPELINE_ENGINES,
+    PRECISIONS,
+    RUNNERS,
+    PipelineRow,
+    Report,
+    Row,
+    RowSpec,
+    row_specs,
+)
+from mm_perception.bench.samples import Recording
 from mm_perception.core.errors import ConfigError, EngineError, MmPerceptionError
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.engines.load import installed
@@ -29,10 +40,16 @@ SKIPPABLE = (*RUNNERS, "pipeline")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--networks", nargs="+", default=DEFAULT_NETWORKS, metavar="N", help=", ".join(NETWORKS))
-    parser.add_argument("--height", type=int, default=480, metavar="PX", help="of CMX's images (480)")
-    parser.add_argument("--width", type=int, default=640, metavar="PX", help="of CMX's images (640)")
-    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument(
+        "--networks", nargs="+", default=DEFAULT_NETWORKS, metavar="N",
+        help=f"{', '.join(NETWORKS)} with random weights, or models: names in config/models or card files",
+    )  # fmt: skip
+    parser.add_argument("--height", type=int, default=480, metavar="PX", help="of CMX's images without a card (480)")
+    parser.add_argument("--width", type=int, default=640, metavar="PX", help="of CMX's images without a card (640)")
+    parser.add_argument(
+        "--precisions", nargs="+", default=list(PRECISIONS), choices=ALL_PRECISIONS,
+        help=f"{' '.join(PRECISIONS)}; mixed: TensorRT's fp16 but for the modules that break it",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=100, help="timed runs per row (100)")
     parser.add_argument("--warmup", type=int, default=10, help="runs before them (10)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:<index>, or cpu: the torch rows, to try it out")
@@ -42,8 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, after every row")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table for a README here")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the --json file has already")
-    parser.add_argument("--bag", type=Path, default=Path("rosbags/demo.mcap"), help="for the pipeline")
+    parser.add_argument(
+        "--bag", type=Path, default=Path("rosbags/demo.mcap"), help="for the pipeline, and to compare trained models on"
+    )
     parser.add_argument("--rig", default="demo", help="the bag's sensors: a name in config/rigs or a path")
+    parser.add_argument(
+        "--samples", type=int, default=4, metavar="N", help="observations of it that trained models are compared on (4)"
+    )
     parser.add_argument("--model", default=FusionSettings().model, help="the pipeline's segmentation, or none")
     parser.add_argument("--detector", default="deepinteraction-tiny", help="the pipeline's 3D detection, or none")
 
@@ -66,15 +88,18 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: an option is out of range, or the file to go on with is of another machine.
+        ModelError: a model card is wrong.
         EngineError: torch is not installed, or there is no GPU that it can use.
     """
     if args.rounds < 1 or args.warmup < 0:
         raise ConfigError(
             f"expected --rounds of at least 1 and --warmup of at least 0, got {args.rounds}, {args.warmup}"
         )
+    if args.samples < 1:
+        raise ConfigError(f"--samples: expected at least 1, got {args.samples}")
     if args.resume and (args.json is None or not args.json.is_file()):
         raise ConfigError(f"--resume: expected a --json file that is there, got {args.json}")
-    cards = {name: bench_card(name, args.height, args.width) for name in args.networks}
+    cards = {name: network_card(name, args.height, args.width) for name in args.networks}
     budget = Budget(args.minutes)
     if not installed("torch"):
         raise EngineError("the measurements need torch: pip install torch")
@@ -88,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             replace(report, rows=[*report.rows, Row(spec, "failed", ENDED)]).write(args.json)
 
-    bench = Bench(device, args.cache or default_cache_dir(), args.rounds, args.warmup, budget, _tell, begin)
+    cache, recording = args.cache or default_cache_dir(), Recording(args.bag, args.rig, args.samples)
+    bench = Bench(device, cache, recording, args.rounds, args.warmup, budget, _tell, begin)
     try:
         for network, card in cards.items():
             done = {row.spec for row in report.rows}
@@ -108,7 +134,8 @@ def _started(args: argparse.Namespace, device: Device) -> Report:
     from mm_perception.bench.peaks import peak_bytes_per_s, peak_flops
     from mm_perception.bench.report_text import NOTES, machine_lines
 
-    options = {name: getattr(args, name) for name in ("height", "width", "rounds", "warmup")}
+    options = {name: getattr(args, name) for name in ("height", "width", "rounds", "warmup", "rig", "samples")}
+    options["bag"] = str(args.bag)
     report = Report({**device.describe(), **software()}, options)
     if args.resume:
         report.take_over(args.json)
@@ -117,7 +144,7 @@ def _started(args: argparse.Namespace, device: Device) -> Report:
         report.peak_flops, report.peak_bytes_per_s = peak_flops(device), peak_bytes_per_s(device)
     for line in machine_lines(report):
         print(line)
-    print(f"{args.rounds} rounds after {args.warmup} to warm up; CMX at {args.height}x{args.width} px")
+    print(f"{args.rounds} rounds after {args.warmup} to warm up; CMX without a card at {args.height}x{args.width} px")
     for note in NOTES:
         print(f"  {note}")
     return report

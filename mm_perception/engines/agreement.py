@@ -25,26 +25,30 @@ class Agreement:
     """Figures of one comparison; the worst of several samples.
 
     Attributes:
-        finite: no output holds NaN or infinity.
+        usable: no output holds NaN or infinity, and every box's label is one of the card's classes.
         difference: the largest of any output, as a share of that output's largest value (at least 1).
         labels: share of pixels with the reference's label, or of its boxes that are found again.
     """
 
-    finite: bool
+    usable: bool
     difference: float
     labels: float
 
     def worst(self, other: Agreement) -> Agreement:
         return Agreement(
-            self.finite and other.finite,
+            self.usable and other.usable,
             max(self.difference, other.difference),
             min(self.labels, other.labels),
         )
 
     def __str__(self) -> str:
-        if not self.finite:
-            return "values that are not finite"
+        if not self.usable:
+            return "values that are not finite, or labels of no class"
         return f"{100 * self.labels:.2f} % of the results equal, values off by {self.difference:.2g}"
+
+
+UNUSABLE = Agreement(False, np.inf, 0.0)
+"""Outputs that no box or label can be read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Tolerance:
         assert all(0 <= getattr(self, field.name) for field in fields(self))
 
     def met(self, agreement: Agreement) -> bool:
-        return agreement.finite and agreement.labels >= self.labels and agreement.difference <= self.difference
+        return agreement.usable and agreement.labels >= self.labels and agreement.difference <= self.difference
 
     def __str__(self) -> str:
         return f"at least {100 * self.labels:.2f} % and at most {self.difference:.2g}"
@@ -82,7 +86,7 @@ def agreement(
     """Compares the outputs of several samples.
 
     Args:
-        expected: the reference engine's, finite.
+        expected: the reference engine's, usable; see `Agreement`.
     """
     result = Agreement(True, 0.0, 1.0)
     for want, have in zip(expected, got, strict=True):
@@ -93,8 +97,10 @@ def agreement(
 def _one(card: WeightsCard, expected: Mapping[str, Array], got: Mapping[str, Array]) -> Agreement:
     values = [name for name, value in expected.items() if np.issubdtype(value.dtype, np.floating)]
     if not all(np.isfinite(got[name]).all() for name in values):
-        return Agreement(False, np.inf, 0.0)
+        return UNUSABLE
     if isinstance(card, DetectorCard):
+        if not ((got["labels"] >= 0) & (got["labels"] < len(card.classes))).all():
+            return UNUSABLE
         # Queries are ranked by score, so that two of about one score may change places: compare boxes, not slots.
         found = _boxes_found(card.sizes, expected, got)
         return Agreement(True, 0.0, found)

@@ -191,7 +191,7 @@ class DetectionPipeline:
         """Runs the network and turns its answer into boxes.
 
         Raises:
-            EngineError: the engine failed or gave values that are not finite.
+            EngineError: the engine or its device failed, or it gave values that are not finite or labels of no class.
         """
         card, scene, inputs = self.card, prepared.scene, prepared.inputs
         degraded, lost = dict(scene.degraded), dict(inputs.value.lost)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.detector import DetectorVariant
+from mm_perception.core.errors import EngineError
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.boxes import wrapped_rad
 
@@ -32,8 +33,18 @@ def boxes_of(
     Args:
         outputs: center (1, 2, N) [cells], height (1, 1, N), dim (1, 3, N) log of w, l, h, rot (1, 2, N), vel (1, 2, N),
             heatmap (1, K, N) logits, prior (1, K, N), labels (1, N).
+        classes: K names.
+
+    Raises:
+        EngineError: a label is none of the classes'.
     """
     labels = outputs["labels"][0].astype(np.int64)
+    strange = labels[(labels < 0) | (labels >= len(classes))]
+    if len(strange):
+        raise EngineError(
+            f"detector: labels: expected 0 to {len(classes) - 1}, one per class, got {strange[0]} "
+            f"({len(strange)} of {len(labels)} queries lie outside)"
+        )
     column = np.arange(len(labels))
     certain = 1.0 / (1.0 + np.exp(-outputs["heatmap"][0].astype(np.float64)))
     scores = certain[labels, column] * outputs["prior"][0][labels, column]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -62,29 +63,50 @@ class Inference:
         """
         if self.lane is None:
             return Made(encode(), lambda: None)
-        try:
+        with self._guarded("no inputs"):
             with self.lane.entered():
                 value = encode()
             return Made(value, self.lane.mark())
-        except RuntimeError as error:  # torch's errors of a device
-            raise EngineError(f"{self.engine.name}: no inputs on {self.lane.device}: {error}") from error
 
     def run(self, tensors: Mapping[str, Any], wait: Callable[[], None]) -> Mapping[str, Any]:
         """The network's outputs, arrays or tensors as the inputs are.
 
         Raises:
-            EngineError: the engine failed or gave values that are not finite.
+            EngineError: the engine or its device failed, or it gave values that are not finite.
         """
         if self.lane is None:
             return self.engine.run(tensors)
         assert isinstance(self.engine, DeviceEngine)
-        wait()
-        return self.engine.run_on_device(tensors)
+        with self._guarded("no outputs"):
+            wait()
+            return self.engine.run_on_device(tensors)
+
+    def fetch(self, outputs: Callable[[], T]) -> T:
+        """What is computed from outputs and brought to the host.
+
+        Raises:
+            EngineError: the device failed.
+        """
+        with self._guarded("no results"):
+            return outputs()
 
     def arrays(self, outputs: Mapping[str, Any]) -> Mapping[str, Array]:
-        """Outputs on the host."""
+        """Outputs on the host. Raises EngineError if the device failed."""
         if self.lane is None:
             return outputs
         from mm_perception.gpu.transfer import download
 
-        return download(outputs)
+        return self.fetch(lambda: download(outputs))
+
+    @contextmanager
+    def _guarded(self, lack: str) -> Iterator[None]:
+        """What torch raises of a device is an error of the engine, which takes one task's result and no more.
+
+        Whatever a GPU was given may fail later, in any call that waits for it.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.lane is None:
+                raise
+            raise EngineError(f"{self.engine.name}: {lack} on {self.lane.device}: {error}") from error

@@ -245,13 +245,14 @@ class SegmentationPipeline:
         """Runs the network and gives each pixel its likeliest class.
 
         Raises:
-            EngineError: the engine failed or gave values that are not finite.
+            EngineError: the engine or its device failed, or it gave values that are not finite.
         """
         card, reference = self.card, prepared.reference
         with clock.measure("inference"):
             logits = self._inference.run(prepared.inputs.value, prepared.inputs.wait)["logits"]
         with clock.measure("postprocess"):
-            class_ids = self.encoder.placement(reference).restore(self._labels(logits))
+            labels = self._inference.fetch(lambda: self._labels(logits))
+            class_ids = self.encoder.placement(reference).restore(labels)
         return SegmentationMap(class_ids, card.classes, reference.stamp_ns, reference.frame_id, trained=card.trained)
 
 

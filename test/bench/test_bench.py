@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mm_perception.bench.budget import Budget
-from mm_perception.bench.networks import NETWORKS, bench_card
+from mm_perception.bench.networks import NETWORKS, bench_card, network_card
 from mm_perception.bench.rows import NetworkFacts, PipelineRow, Report, Row, RowSpec, not_run, row_specs, with_roofline
+from mm_perception.bench.samples import Recording, Samples, samples_of
 from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.resources import config_dir
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from mm_perception.bench import gpu_table, machine, peaks  # noqa: E402
-from mm_perception.bench.report_text import markdown, row_cells  # noqa: E402
+from mm_perception.bench.report_text import facts_line, markdown, row_cells  # noqa: E402
 from mm_perception.bench.timing import Device, float32_products, measure  # noqa: E402
-from mm_perception.bench.torch_runners import AutocastNetwork, CastNetwork, KeptConstants, lowered  # noqa: E402
+from mm_perception.bench.torch_runners import (  # noqa: E402
+    AutocastNetwork,
+    CastNetwork,
+    EagerRunner,
+    KeptConstants,
+    lowered,
+)
 
 CPU = Device("cpu")
+CMX, DETECTOR = "cmx-tiny-rgb-thermal", "deepinteraction-tiny"
+DEMO_BAG = config_dir().parent / "rosbags" / "demo.mcap"
 
 
 @pytest.fixture
@@ -42,12 +53,21 @@ def test_every_network_has_a_card(name):
     card = bench_card(name, 64, 96)
     assert card.random_seed is not None and not card.trained
     assert card.input_size == (64, 96) or name.startswith("deepinteraction")
+    assert network_card(name, 64, 96) == card
+
+
+@pytest.mark.parametrize("name", [CMX, DETECTOR])
+def test_a_shipped_model_is_a_network_by_its_name_and_by_its_file(name):
+    card = network_card(name, 64, 96)
+    assert card.name == name and card.trained
+    assert network_card(str(config_dir() / "models" / f"{name}.yaml"), 64, 96) == card
 
 
 @pytest.mark.parametrize("name", ["vgg", "cmx-b9", "deepinteraction-huge"])
 def test_unknown_networks_are_refused(name):
-    with pytest.raises(ConfigError):
-        bench_card(name, 64, 64)
+    for card_of in (bench_card, network_card):
+        with pytest.raises(ConfigError):
+            card_of(name, 64, 64)
 
 
 def test_the_rows_of_a_network():
@@ -56,6 +76,72 @@ def test_the_rows_of_a_network():
     assert specs[-1].runner == "compile"  # the longest comes last
     assert [s.precision for s in specs if s.runner == "tensorrt" and s.cuda_graph] == ["fp32", "fp16", "int8"]
     assert not row_specs("n", ["int8"], skip=("tensorrt",))
+    assert row_specs("n", ["mixed"]) == [RowSpec("n", "tensorrt", "mixed", graph) for graph in (False, True)]
+
+
+def test_trained_models_are_compared_on_recorded_inputs():
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
+    card, random = network_card(CMX, 0, 0), bench_card("cmx-tiny", 64, 64)
+    samples = samples_of(card, Recording(DEMO_BAG, "demo", 2))
+    assert samples.recorded and len(samples.inputs) == 2
+    assert samples.origin == f"2 recorded inputs ({DEMO_BAG}, rig demo)"
+    assert not np.array_equal(samples.inputs[0]["rgb"], samples.inputs[1]["rgb"])
+    assert samples_of(random, Recording(DEMO_BAG, "demo", 2)).origin == "made inputs"
+
+
+def test_without_a_bag_they_are_made_and_that_is_said():
+    samples = samples_of(network_card(CMX, 0, 0), Recording(Path("no/such.mcap"), "demo", 2))
+    assert not samples.recorded and len(samples.inputs) == 1
+    assert samples.origin.startswith("made inputs (none are recorded: ")
+    assert facts_line(NetworkFacts("no onnx", inputs=samples.origin)).endswith(f"; agreement on {samples.origin}")
+
+
+def test_the_worst_sample_counts():
+    """The network cuts high values off, which the last sample alone has: its likeliest class in two of eight rows."""
+    card = bench_card("cmx-tiny", 32, 32)
+    shape = card.specs()[1][0].shape
+    samples = [{"x": np.random.default_rng(i).uniform(0, 3, shape).astype(np.float32)} for i in range(3)]
+    samples[2]["x"][0, :, :8] = 4.0
+    samples[2]["x"][0, -1, :8] = 5.0
+    inputs = {"x": torch.zeros(shape)}
+    right, wrong = (EagerRunner(network, inputs, ("logits",)) for network in (torch.clone, lambda x: x.clamp(max=3.5)))
+    expected, got = (list(gpu_table.sample_outputs(runner, inputs, samples)) for runner in (right, wrong))
+    for sample, outputs in zip(samples, expected, strict=True):
+        np.testing.assert_array_equal(outputs["logits"], sample["x"])
+    subject = gpu_table.Subject(card, torch.nn.Identity(), Samples(samples, True, ""), inputs, expected)
+    row = gpu_table._compared(Row(RowSpec("n", "eager", "fp16"), "ok"), subject, got)
+    assert row.agreement == pytest.approx(0.75) and row.max_abs_diff == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_tensorrt_is_tried_and_calibrated_on_recorded_inputs_apart_from_the_users(recorded, tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from mm_perception.engines.tensorrt.settings import TensorRtSettings
+
+    kept, folders, engine = [], [], object()
+
+    def workshop(card, graph, settings, folder, tell):
+        folders.append(folder)
+        return SimpleNamespace(record=kept.append, ready=lambda: (None, engine))
+
+    monkeypatch.setattr("mm_perception.engines.tensorrt.opening.workshop", workshop)
+    monkeypatch.setattr(gpu_table, "exported", lambda *_: tmp_path / "n.onnx")
+    samples = Samples([{"rgb": np.zeros(1)}], recorded, "")
+    subject = gpu_table.Subject(bench_card("cmx-tiny", 32, 32), torch.nn.Identity(), samples, {})
+    bench = SimpleNamespace(cache=tmp_path, tell=lambda text: None)
+    assert gpu_table._tensorrt_engine(subject, TensorRtSettings("int8"), bench) is engine
+    assert kept == ([samples.inputs] if recorded else []) and (folders != [tmp_path]) == recorded
+    calibration = gpu_table._calibration(subject, tmp_path)
+    assert calibration is None if recorded else calibration.is_file()
+
+
+def test_rows_of_other_inputs_are_not_put_beside_each_other(report, monkeypatch):
+    subject = SimpleNamespace(samples=Samples([], False, "made inputs"))
+    monkeypatch.setattr(gpu_table, "_prepared", lambda card, bench: subject)
+    report.networks["cmx-b0"] = replace(report.networks["cmx-b0"], inputs="4 recorded inputs")
+    bench = SimpleNamespace(budget=Budget(None))
+    (row,) = gpu_table.network_rows(None, [RowSpec("cmx-b0", "eager", "fp16")], bench, report, "cmx-b0")
+    assert row.reason == "earlier rows were compared on 4 recorded inputs, these on made inputs"
 
 
 def test_a_report_survives_its_file(report, tmp_path):

@@ -64,6 +64,20 @@ def test_the_table_on_a_cpu(bench, tmp_path):
     assert "| torch eager | fp32 |" in text and "roofline" in text and "**Pipeline, torch**" in text
 
 
+def test_a_trained_model_is_compared_on_recorded_inputs(bench, monkeypatch, tmp_path):
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
+    monkeypatch.setattr("mm_perception.bench.gpu_table.exported", lambda *_: tmp_path / "none.onnx")
+    line = [*QUICK, "--networks", "cmx-tiny-rgb-thermal", "--bag", ROOT / "rosbags" / "demo.mcap", "--samples", "2"]
+    code, rows, content, said = bench(*line)
+    assert code == 0 and 0.98 < rows["eager", "bf16"]["agreement"] < 1.0 == rows["eager", "fp32"]["agreement"]
+    inputs = content["networks"]["cmx-tiny-rgb-thermal"]["inputs"]
+    assert inputs.startswith("2 recorded inputs (") and inputs.endswith("demo.mcap, rig demo)")
+    for text in (said.out, (tmp_path / "bench.md").read_text()):
+        assert f"agreement on {inputs}" in text
+    code, _, _, said = bench(*line, "--resume", "--samples", "3")
+    assert code == 2 and "samples: 2 there, 3 here" in said.err
+
+
 def test_a_row_that_fails_keeps_no_other_from_being_measured(bench, monkeypatch):
     from mm_perception.bench import gpu_table
 
@@ -126,7 +140,8 @@ def test_no_cost_is_known_without_onnx(bench, monkeypatch):
     monkeypatch.setattr(gpu_table, "graph_cost", refuse)
     _, rows, content, said = bench(*QUICK)
     assert rows["eager", "fp32"]["status"] == "ok" and rows["eager", "fp32"]["roofline_ms"] is None
-    assert content["networks"]["cmx-tiny"]["reason"] == "needs onnx" and "not known: needs onnx" in said.out
+    assert content["networks"]["cmx-tiny"]["reason"] == "needs onnx"
+    assert "not known: needs onnx; agreement on made inputs" in said.out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -140,6 +155,7 @@ def test_a_missing_gpu_is_named_before_anything_is_done(bench):
     [
         (["--rounds", "0"], "--rounds"),
         (["--minutes", "0"], "--minutes"),
+        (["--samples", "0"], "--samples"),
         (["--networks", "vgg"], "network: expected one of cmx-tiny"),
         (["--height", "8"], "input_height"),
         (["--resume"], "--resume: expected a --json file that is there"),

@@ -37,7 +37,7 @@ def test_values_that_are_not_finite_meet_no_tolerance():
     got = logits()
     got["logits"][0, 0, 0, 0] = np.nan
     result = agreement(CARD, [logits()], [got])
-    assert not result.finite and not any(tolerance.met(result) for tolerance in TOLERANCES.values())
+    assert not result.usable and not any(tolerance.met(result) for tolerance in TOLERANCES.values())
 
 
 def boxes(queries: int = 100) -> dict[str, np.ndarray]:
@@ -63,6 +63,17 @@ def test_boxes_elsewhere_or_of_another_class_are_not_the_same(name, amount, shar
     if name == "center":
         got["center"] = want["center"] + np.array([amount, 0], np.float32)[None, :, None]
     assert agreement(DETECTOR, [want], [got]).labels == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("strange", [2**31 - 1, len(DETECTOR.classes), -1])
+def test_labels_of_no_class_meet_no_tolerance(strange):
+    want = boxes()
+    want["labels"][0, 7] = len(DETECTOR.classes) - 1
+    got = want | {"labels": want["labels"].copy()}
+    got["labels"][0, 7] = strange  # of one query: -1 is the last class's index, too
+    result = agreement(DETECTOR, [want, want], [want, got])
+    assert result == Agreement(False, np.inf, 0.0) and "labels of no class" in str(result)
+    assert not any(tolerance.met(result) for tolerance in TOLERANCES.values())
 
 
 @pytest.mark.parametrize("card", [CARD, DETECTOR], ids=lambda card: card.name)

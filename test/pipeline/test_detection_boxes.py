@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mm_perception.core.detector import VARIANTS
+from mm_perception.core.errors import EngineError
 from mm_perception.pipeline.detection_boxes import boxes_of
 
 TINY = VARIANTS["tiny"]
@@ -43,6 +44,14 @@ def test_boxes_that_are_no_answer_are_left_out(name, value):
     wrong = outputs()
     wrong[name][0, :, 1] = value
     assert len(boxes_of(wrong, TINY, CLASSES, "lidar", 0)) == 2
+
+
+@pytest.mark.parametrize("strange", [2**31 - 1, len(CLASSES), -1])
+def test_labels_of_no_class_are_refused(strange):
+    wrong = outputs()
+    wrong["labels"][0, 1] = strange
+    with pytest.raises(EngineError, match=rf"expected 0 to 9.* got {strange} \(1 of 3 queries"):
+        boxes_of(wrong, TINY, CLASSES, "lidar", 0)
 
 
 def test_no_box_is_likely():

@@ -324,6 +324,30 @@ def test_one_task_that_fails_leaves_the_others_result(pipeline_of):
         assert {task: type(error) for task, error in other.failures.items()} == {"segmentation": kind}
 
 
+@pytest.mark.parametrize("fault", ["labels", "download", "network"])
+def test_a_detector_that_goes_wrong_leaves_the_segmentations_result(pipeline_of, fault, monkeypatch):
+    def lost(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    pipeline = pipeline_of(on_device=True)
+    run = pipeline.engine.run_on_device
+    answers = {
+        "labels": lambda tensors: (found := run(tensors)) | {"labels": found["labels"] + 2**31},
+        "download": run,
+        "network": lost,
+    }
+    monkeypatch.setattr(pipeline.engine, "run_on_device", answers[fault])
+    if fault == "download":
+        monkeypatch.setattr("mm_perception.gpu.transfer.download", lost)
+    observation, _ = Scene().observe(pipeline)
+    result = Perception(RIG, OneClass(), pipeline).step(observation)  # type: ignore[arg-type]
+    assert result.segmentation is not None and result.detection is None
+    error = result.failures["detection"]
+    assert isinstance(error, EngineError) and ("expected 0 to 1" if fault == "labels" else "illegal memory") in str(
+        error
+    )
+
+
 def test_step_is_prepare_and_finish_and_measures_the_stages_of_both(pipeline_of):
     perception = Perception(RIG, detection=pipeline_of())
     observation, _ = Scene().observe(perception.detection)

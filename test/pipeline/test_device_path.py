@@ -173,5 +173,30 @@ def test_what_a_device_raises_is_an_engine_error():
         raise torch.OutOfMemoryError("no room")
 
     engine = TorchEngine(torch.nn.Identity(), (), ())
-    with pytest.raises(EngineError, match="no inputs on cpu: no room"):
-        Inference(engine, on_device=True).make(full)
+    inference = Inference(engine, on_device=True)
+    with pytest.raises(EngineError, match="torch: no inputs on cpu: no room"):
+        inference.make(full)
+    with pytest.raises(EngineError, match="torch: no outputs on cpu: no room"):
+        inference.run({}, full)
+    with pytest.raises(EngineError, match="torch: no results on cpu: no room"):
+        inference.arrays({"logits": Lost()})
+    with pytest.raises(torch.OutOfMemoryError):
+        Inference(engine, on_device=False).fetch(full)  # no device, so a fault of this package
+
+
+class Lost:
+    """A tensor on a GPU that had a fault since."""
+
+    def cpu(self) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+
+def test_labels_that_a_device_loses_are_an_engine_error(monkeypatch, one_thread):
+    def lost(logits: torch.Tensor) -> np.ndarray:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("mm_perception.gpu.labels.most_likely", lost)
+    chosen = card("rgb")
+    pipeline = SegmentationPipeline(chosen, TorchEngine.from_card(chosen, threads=1), RIG, on_device=True)
+    with pytest.raises(EngineError, match="no results on cpu: CUDA error: device-side assert"):
+        pipeline.step(observation(128, 96), StageClock())
