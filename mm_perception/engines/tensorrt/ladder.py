@@ -41,6 +41,7 @@ from mm_perception.engines.tensorrt.errors import PlanError, RefusedError, Toler
 from mm_perception.engines.tensorrt.library import Library
 from mm_perception.engines.tensorrt.precision import (
     FRAGILE,
+    UNQUANTIZED,
     breaking_modules,
     own_modules,
     pinned_graph,
@@ -245,7 +246,8 @@ class Workshop:
             calibration = self.calibration_file if precision == "int8" else None
             if calibration is not None:
                 self._check_calibration(calibration)
-            graph = write_precision(self._onnx, target, precision, kept, calibration, self._tell)
+            wider = UNQUANTIZED.get(self._card.architecture, ())
+            graph = write_precision(self._onnx, target, precision, kept, calibration, self._tell, wider)
             report = self._build_plan(graph, precision)
             if self._open_plan is None:
                 return report, None, self._require(self._try_rounded(graph, precision, kept), precision)

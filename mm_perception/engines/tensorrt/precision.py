@@ -38,6 +38,12 @@ FRAGILE = {
 in it, `a.b/` its own operations alone."""
 
 
+UNQUANTIZED = {
+    "deepinteraction": ("model.pts_bbox_head", "model.imgpts_neck", "model.pts_middle_encoder"),
+}
+"""By architecture, what gets 16 bits where INT8 is asked for: places, and what is looked up at them, not textures."""
+
+
 def own_modules(path: Path) -> list[str]:
     """Every module of an exported network that has operations of its own, as `a.b/`, in the order in which they run."""
     graph = onnx.load(str(path), load_external_data=False).graph
@@ -67,6 +73,7 @@ class ConvertJob:
     """Attributes:
     source: an exported float32 network; target: file to write.
     keep_fp32: modules that stay in float32. samples: .npz of inputs for INT8's scales.
+    keep_16_bits: modules that INT8 leaves to fp16.
     """
 
     source: Path
@@ -74,6 +81,7 @@ class ConvertJob:
     precision: Precision
     keep_fp32: tuple[str, ...]
     samples: Path | None
+    keep_16_bits: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -82,8 +90,8 @@ class ConvertJob:
     def from_json(cls, text: str) -> ConvertJob:
         data = json.loads(text)
         samples = Path(data["samples"]) if data["samples"] else None
-        kept = tuple(data["keep_fp32"])
-        return cls(Path(data["source"]), Path(data["target"]), data["precision"], kept, samples)
+        kept, wider = tuple(data["keep_fp32"]), tuple(data["keep_16_bits"])
+        return cls(Path(data["source"]), Path(data["target"]), data["precision"], kept, samples, wider)
 
 
 def write_precision(
@@ -93,6 +101,7 @@ def write_precision(
     keep_fp32: Sequence[str] = (),
     samples: Path | None = None,
     tell: Progress = lambda text: None,
+    keep_16_bits: Sequence[str] = (),
 ) -> Path:
     """The graph of a precision: `source` itself for fp32 and tf32, else a new file that takes and gives float32.
 
@@ -103,6 +112,7 @@ def write_precision(
         target: where the new graph is written.
         keep_fp32: modules that stay in float32; see `FRAGILE` for how they are named.
         samples: .npz of inputs (see `reference.save_references`) from which INT8's scales are taken.
+        keep_16_bits: modules that INT8 leaves to fp16; see `UNQUANTIZED`.
 
     Raises:
         RefusedError: nvidia-modelopt is missing or cannot convert the network, or INT8 has no samples.
@@ -113,7 +123,8 @@ def write_precision(
     if precision == "int8" and samples is None:
         raise RefusedError("INT8 needs calibration inputs: give a bag of recorded data")
     tell(f"writing {precision} into the graph")
-    run_apart("conversion", ConvertJob(source, target, precision, tuple(keep_fp32), samples).to_json(), tell)
+    job = ConvertJob(source, target, precision, tuple(keep_fp32), samples, tuple(keep_16_bits))
+    run_apart("conversion", job.to_json(), tell)
     return target
 
 
@@ -125,7 +136,7 @@ def convert(job: ConvertJob, tell: Progress) -> None:
         onnx.save(onnx.load(str(job.source)), str(target))  # the converters may write into the file that they read
         if job.precision == "int8":
             assert job.samples is not None
-            _quantize(target, kept, job.samples)
+            _quantize(target, [*kept, *map(_pattern, job.keep_16_bits)], job.samples)
             tell("scales of INT8 are found")
         _autocast(target, "bf16" if job.precision == "bf16" else "fp16", kept)
     except (MemoryError, OSError):
@@ -144,7 +155,12 @@ def _autocast(path: Path, low: str, kept: list[str]) -> None:
     # data_max: AutoCast would else keep every value of a run in memory, 20 GB for a detector of published size, to find
     # what leaves fp16's range. `rounded_graph` and the self-test find that, too.
     model = convert_to_mixed_precision(
-        str(path), low_precision_type=low, nodes_to_exclude=kept, keep_io_types=True, data_max=np.inf
+        str(path),
+        low_precision_type=low,
+        nodes_to_exclude=kept,
+        op_types_to_exclude=["ConvTranspose"] if low == "bf16" else [],  # which TensorRT-RTX 1.7 cannot build
+        keep_io_types=True,
+        data_max=np.inf,
     )
     onnx.save(model, str(path))
 

@@ -86,13 +86,21 @@ def test_float32_graph_builds(name, exported, rtx, tmp_path):
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_low_precision_graph_builds(name, precision, exported, modelopt, rtx, tmp_path):
-    from mm_perception.engines.tensorrt.precision import FRAGILE, write_precision
+    from mm_perception.engines.tensorrt.precision import FRAGILE, UNQUANTIZED, write_precision
 
     card, path = exported(name)
     samples = tmp_path / "inputs.npz" if precision == "int8" else None
     if samples is not None:
         save_references(samples, made_inputs(card))
-    graph = write_precision(path, tmp_path / "low.onnx", precision, FRAGILE[card.architecture], samples)
+    graph = write_precision(
+        path,
+        tmp_path / "low.onnx",
+        precision,
+        FRAGILE[card.architecture],
+        samples,
+        quiet,
+        UNQUANTIZED.get(card.architecture, ()),
+    )
     check_operators(graph)
     model = onnx.load(str(graph))
     types = Counter(one.data_type for one in model.graph.initializer)

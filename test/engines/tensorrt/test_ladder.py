@@ -72,7 +72,7 @@ class Bench:
         self.breaks_on_gpu: set[str] = set()  # modules that a GPU gets wrong in 16 bits
         monkeypatch.setattr(ladder, "write_precision", self._write)
 
-    def _write(self, source, target, precision, kept=(), samples=None, tell=None):
+    def _write(self, source, target, precision, kept=(), samples=None, tell=None, wider=()):
         self.written.append((precision, tuple(kept)))
         if precision == "int8" and samples is None:
             raise RefusedError("INT8 needs calibration inputs")
