@@ -459,17 +459,22 @@ def test_turns_in_any_order_and_many_younger_ones_change_nothing(pipeline_of):
     np.testing.assert_array_equal(late.points, expected.points)
 
 
-def test_turns_of_a_time_before_a_jump_back_are_forgotten(pipeline_of):
-    pipeline = pipeline_of()
-    tap = LidarTap(RIG, pipeline.taps)
-    for start_ns in (T + 10 * TURN_NS, T + 11 * TURN_NS, T - 2 * TURN_NS, T - TURN_NS):
-        tap.add(turn_of_wall(start_ns))
+def view_at_t(pipeline, tap):
+    """The tap's view at T, with the vehicle's motion known."""
     observation, _ = Scene().observe(pipeline)
     tree = TransformTree()
     tree.set_static(LIDAR.base_from_lidar)
     for t_ns in MOMENTS:
         tree.add(odom_from_base(t_ns), t_ns)
-    view = tap.view(observation.bundle, tree)
+    return tap.view(observation.bundle, tree)
+
+
+def test_turns_of_a_time_before_a_jump_back_are_forgotten(pipeline_of):
+    pipeline = pipeline_of()
+    tap = LidarTap(RIG, pipeline.taps)
+    for start_ns in (T + 10 * TURN_NS, T + 11 * TURN_NS, T - 2 * TURN_NS, T - TURN_NS):
+        tap.add(turn_of_wall(start_ns))
+    view = view_at_t(pipeline, tap)
     assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - 2 * TURN_NS, T - TURN_NS]
     assert view.turns_left_out == 0, "no third turn has come since"
 
@@ -479,12 +484,7 @@ def test_turns_that_came_while_a_bundle_waited_are_none_that_it_lacks(pipeline_o
     tap = LidarTap(RIG, pipeline.taps)
     for start_ns in (T - TURN_NS, T + TURN_NS, T + 2 * TURN_NS):
         tap.add(turn_of_wall(start_ns))
-    observation, _ = Scene().observe(pipeline)
-    tree = TransformTree()
-    tree.set_static(LIDAR.base_from_lidar)
-    for t_ns in MOMENTS:
-        tree.add(odom_from_base(t_ns), t_ns)
-    view = tap.view(observation.bundle, tree)
+    view = view_at_t(pipeline, tap)
     assert view is not None and [turn.cloud.stamp_ns for turn in view.turns] == [T - TURN_NS]
     assert view.turns_left_out == 0
 
