@@ -151,7 +151,10 @@ def convert(job: ConvertJob, tell: Progress) -> None:
 
 def _autocast(path: Path, low: str, kept: list[str]) -> None:
     from modelopt.onnx.autocast import convert_to_mixed_precision
+    from modelopt.onnx.autocast.precisionconverter import PrecisionConverter
 
+    # Its own way searches the whole graph once for each node: half an hour for the largest network in INT8.
+    PrecisionConverter._cleanup_no_consumer_nodes = _drop_unused
     # data_max: AutoCast would else keep every value of a run in memory, 20 GB for a detector of published size, to find
     # what leaves fp16's range. `rounded_graph` and the self-test find that, too.
     model = convert_to_mixed_precision(
@@ -163,6 +166,14 @@ def _autocast(path: Path, low: str, kept: list[str]) -> None:
         data_max=np.inf,
     )
     onnx.save(model, str(path))
+
+
+def _drop_unused(converter: Any) -> None:
+    """Removes the nodes of a converter's graph whose outputs nobody reads."""
+    graph = converter.model.graph
+    read = {value.name for value in graph.output} | {name for node in graph.node for name in node.input}
+    for node in [node for node in graph.node if not read.intersection(node.output)]:
+        graph.node.remove(node)
 
 
 def _quantize(path: Path, kept: list[str], samples: Path) -> None:
