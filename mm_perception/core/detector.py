@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mm_perception.core.errors import ModelError
 
@@ -145,3 +149,15 @@ def output_shapes(variant: DetectorVariant, classes: int) -> dict[str, tuple[int
         "center": (1, 2, n), "height": (1, 1, n), "dim": (1, 3, n), "rot": (1, 2, n), "vel": (1, 2, n),
         "heatmap": (1, classes, n), "prior": (1, classes, n), "labels": (1, n),
     }  # fmt: skip
+
+
+def query_scores(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """(N,) scores of the boxes: that of the box's head times the heatmap's at its query's cell.
+
+    Args:
+        outputs: heatmap (1, K, N) logits, prior (1, K, N), labels (1, N) in [0, K).
+    """
+    labels = outputs["labels"][0].astype(np.int64)
+    column = np.arange(len(labels))
+    certain = 1.0 / (1.0 + np.exp(-outputs["heatmap"][0].astype(np.float64)))
+    return np.asarray(certain[labels, column] * outputs["prior"][0][labels, column], np.float64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.core.detector import DetectorVariant
+from mm_perception.core.detector import DetectorVariant, query_scores
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Array
@@ -128,9 +128,7 @@ def _ranked(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """(N, 2) middles on the ground [m], (N,) labels and (N,) scores, the best first."""
     labels = outputs["labels"][0].astype(np.int64)
-    column = np.arange(len(labels))
-    certain = 1.0 / (1.0 + np.exp(-outputs["heatmap"][0].astype(np.float64)))
-    scores = certain[labels, column] * outputs["prior"][0].astype(np.float64)[labels, column]
+    scores = query_scores(outputs)
     place = outputs["center"][0].T * np.asarray(sizes.plane.cell_m)
     order = np.argsort(-scores, kind="stable")
     return place[order].astype(np.float64), labels[order], scores[order]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from mm_perception.core.config import load_yaml, setting, to_mapping
 from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.core.files import replace_file
 from mm_perception.core.resources import find_config
 from mm_perception.engines.engine import TensorSpec, segmentation_specs
 
@@ -218,9 +218,7 @@ def save_card(card: WeightsCard, path: Path | str) -> None:
         weights, folder = card.weights_path.resolve(), path.resolve().parent
         mapping["weights"] = str(weights.relative_to(folder) if weights.is_relative_to(folder) else weights)
     text = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, text.encode())
 
 
 def find_card(name_or_path: str | Path) -> ModelCard:

@@ -20,7 +20,7 @@ from torch import nn
 from mm_perception.core.errors import EngineError, ModelError
 from mm_perception.engines.card import ModelCard, WeightsCard, save_card
 from mm_perception.engines.detector_card import DetectorCard
-from mm_perception.engines.engine import Array, Engine, check_specs
+from mm_perception.engines.engine import Array, check_specs
 from mm_perception.engines.reference import made_inputs
 from mm_perception.engines.stamp import file_sha256
 from mm_perception.engines.torch_engine import TorchEngine
@@ -159,7 +159,9 @@ def _compare(
 ) -> tuple[str | None, float | None]:
     """The engine that ran the file and the largest difference of its outputs from torch's."""
     inputs, outputs = card.specs()
-    engine = _any_engine(path)
+    from mm_perception.engines.load import open_float32
+
+    engine = open_float32(path)
     if engine is None:
         return None, None
     try:
@@ -183,17 +185,3 @@ def _compare(
 
 def _tolerance(card: WeightsCard) -> float:
     return TOLERANCES["detection" if isinstance(card, DetectorCard) else "segmentation"]
-
-
-def _any_engine(path: Path) -> Engine | None:
-    from mm_perception.engines.load import installed
-
-    if installed("onnxruntime"):
-        from mm_perception.engines.onnx_engine import OnnxEngine
-
-        return OnnxEngine(path)
-    if installed("openvino"):
-        from mm_perception.engines.openvino_engine import OpenVinoEngine
-
-        return OpenVinoEngine(path)
-    return None

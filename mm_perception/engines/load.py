@@ -115,6 +115,23 @@ def exported(card: WeightsCard, cache_dir: Path | str | None = None, on_progress
     return artefact
 
 
+def open_float32(path: Path) -> Engine | None:
+    """An ONNX file in an engine that computes in float32 on the CPU; None where none is installed.
+
+    Raises:
+        EngineError: the engine refuses the file.
+    """
+    if installed("onnxruntime"):
+        from mm_perception.engines.onnx_engine import OnnxEngine
+
+        return OnnxEngine(path)
+    if installed("openvino"):
+        from mm_perception.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(path)
+    return None
+
+
 def _artefact(card: WeightsCard, cache: Path) -> Path:
     height, width = card.input_size
     return cache / "onnx" / f"{card.name}-{height}x{width}.onnx"
@@ -129,13 +146,13 @@ def _load(
     tell: Progress,
     tensorrt: TensorRtSettings | None,
 ) -> Engine:
+    if name == "tensorrt":
+        return _load_tensorrt(card, tensorrt or TensorRtSettings(adopt=True), cache, tell)
     missing = why_not(name)
     if missing is not None:
         raise EngineError(missing)
     if name == "torch":
         return _load_torch(card, threads)
-    if name == "tensorrt":
-        return _load_tensorrt(card, tensorrt or TensorRtSettings(adopt=True), cache, tell)
     path = card.weights_path
     if path is not None and path.suffix == ".onnx":
         return _open_onnx(card, name, path, threads)

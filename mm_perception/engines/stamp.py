@@ -21,6 +21,7 @@ from typing import Any
 
 from mm_perception import __version__
 from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.core.files import replace_file
 from mm_perception.engines.card import WeightsCard
 
 LOCK_POLL_S = 0.1
@@ -112,10 +113,8 @@ def stamp_path(artefact: Path) -> Path:
 
 def write_stamp(artefact: Path, stamp: Any) -> None:
     """Writes the stamp of a finished file (a dataclass), atomically."""
-    path = stamp_path(artefact)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dataclasses.asdict(stamp), indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(dataclasses.asdict(stamp), indent=1, sort_keys=True)
+    replace_file(stamp_path(artefact), text.encode())
 
 
 def remove_stamp(artefact: Path) -> None:

@@ -117,6 +117,11 @@ def detector_taps(card: DetectorCard, rig: RigConfig, output_frame: str = "") ->
     return DetectorTaps(rig.detector_lidar or lidars[0], cameras, card.sizes.sweeps, output_frame)
 
 
+def as_fed(card: DetectorCard, view: DetectorView) -> DetectorView:
+    """The view with its channels in the order that the weights were trained with."""
+    return replace(view, images=view.images[..., ::-1]) if card.channel_order == "bgr" else view
+
+
 class EncodedView(Protocol):
     """Inputs by name, arrays or tensors, and what was lost on the way; see `sensing.detector_inputs`."""
 
@@ -181,9 +186,7 @@ class DetectionPipeline:
             seen = observation.lidar_view
             assert seen is not None  # or there is no scene
             output_from_lidar = _upright(seen)
-            view = scene.view
-            if self.card.channel_order == "bgr":
-                view = replace(view, images=view.images[..., ::-1])
+            view = as_fed(self.card, scene.view)
             inputs = self._inference.make(lambda: self._encoder.encode(view))
         return PreparedDetection(scene, seen.frame_id, observation.bundle.stamp_ns, output_from_lidar, inputs)
 

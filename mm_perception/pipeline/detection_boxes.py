@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.core.detector import DetectorVariant
+from mm_perception.core.detector import DetectorVariant, query_scores
 from mm_perception.core.errors import EngineError
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.boxes import wrapped_rad
@@ -45,9 +45,7 @@ def boxes_of(
             f"detector: labels: expected 0 to {len(classes) - 1}, one per class, got {strange[0]} "
             f"({len(strange)} of {len(labels)} queries lie outside)"
         )
-    column = np.arange(len(labels))
-    certain = 1.0 / (1.0 + np.exp(-outputs["heatmap"][0].astype(np.float64)))
-    scores = certain[labels, column] * outputs["prior"][0][labels, column]
+    scores = query_scores(outputs)
     origin, cell = np.array(variant.plane.origin_m), np.array(variant.plane.cell_m)
     xy = outputs["center"][0].T * cell + origin
     centers = np.concatenate([xy, outputs["height"][0].T], axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from mm_perception.bags.reader import BagReader
@@ -12,7 +11,7 @@ from mm_perception.core.rig import RigConfig
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Array
-from mm_perception.pipeline.detection import detector_taps
+from mm_perception.pipeline.detection import as_fed, detector_taps
 from mm_perception.pipeline.detection_view import SceneBuilder
 from mm_perception.pipeline.intake import Intake, Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps
@@ -56,11 +55,4 @@ def _segmentation(card: ModelCard | DetectorCard, rig: RigConfig) -> Encode:
 
 def _detection(card: DetectorCard, taps: DetectorTaps) -> Encode:
     scenes, encoder = SceneBuilder(card.sizes, taps), DetectorEncoder(card.sizes, card.image_mean, card.image_std)
-
-    def encode(observation: Observation) -> dict[str, Array]:
-        view = scenes.build(observation).view
-        if card.channel_order == "bgr":
-            view = replace(view, images=view.images[..., ::-1])
-        return encoder.encode(view).tensors
-
-    return encode
+    return lambda observation: encoder.encode(as_fed(card, scenes.build(observation).view)).tensors

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from mm_perception.core.errors import EngineError
@@ -16,11 +17,16 @@ from mm_perception.engines.tensorrt.errors import RefusedError
 Progress = Callable[[str], None]
 
 
-def run_apart(task: str, job: str, tell: Progress, interpreter: str = sys.executable) -> dict[str, Any]:
+def job_text(job: Any) -> str:
+    """A job (a dataclass) as JSON, as its `from_json` reads it."""
+    return json.dumps(asdict(job), default=str)
+
+
+def run_apart(task: str, job: Any, tell: Progress, interpreter: str = sys.executable) -> dict[str, Any]:
     """Runs one of `apart_process.TASKS` and waits for it.
 
     Args:
-        job: what to do, as JSON.
+        job: what to do; a dataclass of the task.
         tell: hears of the progress.
 
     Returns:
@@ -30,7 +36,7 @@ def run_apart(task: str, job: str, tell: Progress, interpreter: str = sys.execut
         RefusedError: what was asked for cannot be had, or the process crashed.
         EngineError: it was killed, or ran out of memory or disk. With what it said.
     """
-    line = [interpreter, "-m", "mm_perception.engines.tensorrt.apart_process", task, job]
+    line = [interpreter, "-m", "mm_perception.engines.tensorrt.apart_process", task, job_text(job)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
         try:
             process = subprocess.Popen(

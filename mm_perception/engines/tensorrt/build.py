@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.files import replace_file
 from mm_perception.engines.tensorrt.apart import Progress, run_apart
 from mm_perception.engines.tensorrt.errors import RefusedError
 from mm_perception.engines.tensorrt.library import find_library, make_log
@@ -32,9 +33,6 @@ class BuildJob:
     library: str
     settings: BuildSettings
     timing_cache: Path | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> BuildJob:
@@ -67,7 +65,7 @@ def build_plan(job: BuildJob, tell: Progress, interpreter: str = sys.executable)
     job.plan.parent.mkdir(parents=True, exist_ok=True)
     temporary = job.plan.with_name(f".{job.plan.name}.{os.getpid()}.tmp")
     try:
-        done = run_apart("build", replace(job, plan=temporary).to_json(), tell, interpreter)
+        done = run_apart("build", replace(job, plan=temporary), tell, interpreter)
         temporary.replace(job.plan)
     finally:
         temporary.unlink(missing_ok=True)
@@ -197,9 +195,7 @@ def _write_timing_cache(config: Any, job: BuildJob) -> None:
     assert job.timing_cache is not None
     cache = config.get_timing_cache()
     if cache is not None:
-        temporary = job.timing_cache.with_name(f".{job.timing_cache.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(memoryview(cache.serialize()))
-        temporary.replace(job.timing_cache)
+        replace_file(job.timing_cache, memoryview(cache.serialize()))
 
 
 def _monitor(trt: Any, tell: Any) -> Any:

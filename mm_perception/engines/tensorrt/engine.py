@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from mm_perception.core.errors import EngineError
+from mm_perception.core.files import replace_file
 from mm_perception.engines.engine import (
     Array,
     TensorSpec,
@@ -261,10 +261,8 @@ class _KernelCache:
         """Writes the kernels; a disk that is full costs time at the next start, and nothing else."""
         if self._cache is None:
             return
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            temporary.write_bytes(memoryview(self._cache.serialize()))
-            temporary.replace(self._path)
+            replace_file(self._path, memoryview(self._cache.serialize()))
 
     def close(self) -> None:
         self._cache = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mm_perception.core.errors import EngineError
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.engine import Engine
+from mm_perception.engines.load import open_float32
 from mm_perception.engines.tensorrt.device import find_gpu
 from mm_perception.engines.tensorrt.ladder import Runner, Workshop
 from mm_perception.engines.tensorrt.library import Library, check_tensorrt, find_library
@@ -36,15 +37,11 @@ def workshop(
 
 
 def open_reference(path: Path) -> Engine:
-    """An ONNX file in an engine that computes in float32 on the CPU. Raises EngineError if none is installed."""
-    try:
-        from mm_perception.engines.onnx_engine import OnnxEngine
-
-        return OnnxEngine(path)
-    except EngineError:
-        from mm_perception.engines.openvino_engine import OpenVinoEngine
-
-        return OpenVinoEngine(path)
+    """What engines are compared with. Raises EngineError if nothing that could run it is installed."""
+    engine = open_float32(path)
+    if engine is None:
+        raise EngineError("the self-test needs a float32 engine: pip install onnxruntime")
+    return engine
 
 
 def _runner(card: WeightsCard, settings: TensorRtSettings, library: Library, tell: Callable[[str], None]) -> Runner:

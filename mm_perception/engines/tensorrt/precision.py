@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,6 @@ class ConvertJob:
     samples: Path | None
     keep_16_bits: tuple[str, ...] = ()
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
-
     @classmethod
     def from_json(cls, text: str) -> ConvertJob:
         data = json.loads(text)
@@ -124,7 +121,7 @@ def write_precision(
         raise RefusedError("INT8 needs calibration inputs: give a bag of recorded data")
     tell(f"writing {precision} into the graph")
     job = ConvertJob(source, target, precision, tuple(keep_fp32), samples, tuple(keep_16_bits))
-    run_apart("conversion", job.to_json(), tell)
+    run_apart("conversion", job, tell)
     return target
 
 

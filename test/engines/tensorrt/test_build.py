@@ -12,6 +12,7 @@ import pytest
 
 from mm_perception.core.errors import EngineError
 from mm_perception.engines.reference import made_inputs, save_references
+from mm_perception.engines.tensorrt.apart import job_text
 from mm_perception.engines.tensorrt.build import BuildJob, build_plan, configure
 from mm_perception.engines.tensorrt.errors import RefusedError
 from mm_perception.engines.tensorrt.settings import BuildSettings, ShapeRange
@@ -202,7 +203,7 @@ def test_a_builder_that_dies_takes_nobody_with_it(ending, said, tmp_path):
 
 def test_a_builder_ends_with_who_asked_for_it(exported, rtx, tmp_path):
     job = BuildJob(exported(SMALL[0])[1], tmp_path / "m.engine", rtx, BuildSettings())
-    line = [sys.executable, "-m", "mm_perception.engines.tensorrt.apart_process", "build", job.to_json()]
+    line = [sys.executable, "-m", "mm_perception.engines.tensorrt.apart_process", "build", job_text(job)]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None and process.stdout is not None
     with process.stdout:
@@ -274,4 +275,4 @@ def test_jobs_survive_their_way_to_the_builder():
     shapes = {"x": ShapeRange((1, 3), (2, 3), (4, 3))}
     settings = BuildSettings(tf32=True, workspace_mb=64, dla_core=1, compute_capability="8.6", shapes=shapes)
     job = BuildJob(Path("a.onnx"), Path("b.engine"), "tensorrt", settings, Path("c"))
-    assert BuildJob.from_json(job.to_json()) == job
+    assert BuildJob.from_json(job_text(job)) == job
