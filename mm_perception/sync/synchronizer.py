@@ -6,6 +6,10 @@ t + offset]. Matching is one-to-one and monotone: a message serves one reference
 (the earlier on a tie), and never an earlier reference than a message before it did. A set is decided as soon as
 no message that may still come in order could change it, at the latest `max_wait_ns` after its reference came.
 
+Nothing waits for what is not coming: a stream that may be missing and sent nothing while a set waited its full time
+for it is silent, and no later set waits for it until it sends again. A stream that is not `awaited` is used where it
+is there, and never waited for.
+
 Cost of a message: a bisection in its stream's buffer; buffers are bounded.
 """
 
@@ -36,6 +40,7 @@ class Stream:
         tolerance_ns: largest distance from reference stamp plus offset.
         required: a set without it is dropped.
         window_ns: 0 for nearest match; else messages of this span before the target are gathered.
+        awaited: whether a set waits for it at all.
         min_period_ns: no two messages are closer than this, which lets sets be decided before the next
             message came; None: learned (half the smallest gap seen; before that, the tolerance).
         max_buffer: how many messages wait at most; the oldest is dropped beyond that.
@@ -46,6 +51,7 @@ class Stream:
     tolerance_ns: int = 50_000_000
     required: bool = True
     window_ns: int = 0
+    awaited: bool = True
     min_period_ns: int | None = None
     max_buffer: int = 100
 
@@ -90,6 +96,8 @@ class SyncStats:
 
 _WINDOW_SLACK_NS = 1_000_000_000
 """How much later than its events a reference may arrive."""
+_WINDOW_TAIL = 50
+"""A window counts as filled when all but this fraction of it (one in ...) at its end has come."""
 
 
 class _Gap:
@@ -120,7 +128,7 @@ class _Gap:
 class _Buffer(Generic[Item]):
     """Messages of one stream by stamp; taken from the front."""
 
-    __slots__ = ("gap", "head", "items", "newest", "stamps", "stream")
+    __slots__ = ("arrived_ns", "gap", "head", "is_silent", "items", "newest", "stamps", "stream", "until")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -128,6 +136,9 @@ class _Buffer(Generic[Item]):
         self.items: list[Item] = []
         self.head = 0
         self.newest: int | None = None
+        self.until: int | None = None
+        self.arrived_ns: int | None = None
+        self.is_silent = False
         self.gap = _Gap(stream.min_period_ns, stream.tolerance_ns + 1)
 
     def __len__(self) -> int:
@@ -165,7 +176,7 @@ class _Buffer(Generic[Item]):
 
     def clear(self) -> int:
         count = len(self)
-        self.stamps, self.items, self.head, self.newest = [], [], 0, None
+        self.stamps, self.items, self.head, self.newest, self.until = [], [], 0, None, None
         return count
 
 
@@ -226,8 +237,16 @@ class Synchronizer(Generic[Item]):
         """How many messages are held."""
         return len(self._pending) + sum(len(buffer) for buffer in self._buffers.values())
 
-    def push(self, name: str, stamp_ns: int, item: Item, now_ns: int) -> list[MatchedSet[Item]]:
+    def push(
+        self, name: str, stamp_ns: int, item: Item, now_ns: int, *, until_ns: int | None = None, expire: bool = True
+    ) -> list[MatchedSet[Item]]:
         """Takes one message; returns the sets that it completed.
+
+        Args:
+            now_ns: when it arrived. Waiting times run from there.
+            until_ns: window streams: the message holds everything up to this stamp; None: up to its own.
+            expire: whether sets whose time is up by `now_ns` are given out, too. False where messages that arrived
+                earlier may still come (they lie in other queues): `poll` then says up to when all have been pushed.
 
         Raises:
             KeyError: the stream is unknown (an error of the program, not of the data).
@@ -236,23 +255,48 @@ class Synchronizer(Generic[Item]):
         if name == self.reference:
             self._push_reference(stamp_ns, item, now_ns)
         else:
-            self._push_stream(self._buffers[name], stamp_ns, item)
-        return self.poll(now_ns)
+            buffer = self._buffers[name]
+            buffer.arrived_ns, buffer.is_silent = now_ns, False
+            self._push_stream(buffer, stamp_ns, item, stamp_ns if until_ns is None else until_ns)
+        return self._take_ready(now_ns, now_ns if expire else None)
 
     def poll(self, now_ns: int) -> list[MatchedSet[Item]]:
-        """The sets that are decided or whose time is up."""
+        """The sets that are decided or whose time is up; everything that arrived before `now_ns` was pushed."""
+        return self._take_ready(now_ns, now_ns)
+
+    def _take_ready(self, now_ns: int, expire_ns: int | None) -> list[MatchedSet[Item]]:
         ready: list[MatchedSet[Item]] = []
         while self._pending:
             head = self._pending[0]
             if not self._is_decided():
-                overdue = now_ns >= head.deadline_ns
+                overdue = expire_ns is not None and expire_ns >= head.deadline_ns
                 if not overdue and len(self._pending) <= self._max_pending:
                     break
                 self.stats.timeouts += 1
+                if expire_ns is not None and overdue:
+                    self._note_silence(head, expire_ns)
             matched = self._take_head(now_ns)
             if matched is not None:
                 ready.append(matched)
         return ready
+
+    def _note_silence(self, head: _Pending[Item], now_ns: int) -> None:
+        """Marks the streams that sent nothing at all while the set waited for them.
+
+        A slow stream may be between two messages: it gets one and a half of its periods.
+        """
+        waited_since_ns = head.deadline_ns - self._max_wait_ns
+        for buffer in self._buffers.values():
+            if buffer.stream.required or self._is_settled(buffer, head.stamp_ns):
+                continue
+            last_ns = buffer.arrived_ns
+            if last_ns is None or (last_ns < waited_since_ns and now_ns - last_ns >= 3 * buffer.gap.bound_ns):
+                buffer.is_silent = True
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Streams that no set waits for, because they sent nothing while the last one did."""
+        return tuple(name for name, buffer in self._buffers.items() if buffer.is_silent)
 
     def flush(self) -> list[MatchedSet[Item]]:
         """Decides everything that waits, as if nothing would come any more."""
@@ -296,7 +340,7 @@ class Synchronizer(Generic[Item]):
             if buffer.newest is not None and buffer.newest > stamp_ns + self._jump_ns:
                 self._drop(name, "time_jump", buffer.clear())
 
-    def _push_stream(self, buffer: _Buffer[Item], stamp_ns: int, item: Item) -> None:
+    def _push_stream(self, buffer: _Buffer[Item], stamp_ns: int, item: Item, until_ns: int) -> None:
         stream = buffer.stream
         if buffer.newest is not None and stamp_ns < buffer.newest - self._jump_ns:
             self.stats.time_jumps[stream.name] += 1
@@ -310,6 +354,7 @@ class Synchronizer(Generic[Item]):
             return
         buffer.insert(stamp_ns, item)
         if stream.window_ns:
+            buffer.until = until_ns if buffer.until is None else max(buffer.until, until_ns)
             self._discard_old_window(buffer)
         if len(buffer) > stream.max_buffer:
             self._drop(stream.name, "overflow", buffer.drop_front(1))
@@ -337,11 +382,15 @@ class Synchronizer(Generic[Item]):
     def _is_settled(self, buffer: _Buffer[Item], reference_ns: int) -> bool:
         """Whether no message still to come in order could change the stream's match."""
         stream, target = buffer.stream, reference_ns + buffer.stream.offset_ns
+        if buffer.is_silent or not stream.awaited:
+            return True
         next_earliest = buffer.next_earliest_ns
         if next_earliest is None or buffer.newest is None:
             return False
         if stream.window_ns:
-            return buffer.newest > target
+            # Packets follow one another: what comes next starts where this one ends.
+            filled = buffer.until is not None and buffer.until >= target - stream.window_ns // _WINDOW_TAIL
+            return buffer.newest > target or filled
         best = self._nearest(buffer, reference_ns)
         if best is not None and buffer.stamps[best] > target:
             return self._is_claim_certain(buffer.stamps[best], stream, target)
@@ -446,9 +495,8 @@ class Synchronizer(Generic[Item]):
         buffer.drop_front(max(first - buffer.head, 0))
         last = bisect.bisect_right(buffer.stamps, target, buffer.head)
         found = tuple(buffer.items[buffer.head : last])
-        newest = buffer.newest
-        alive = newest is not None and newest > start
-        return (found, min(0, newest - target)) if found and alive and newest is not None else ((), 0)
+        reach = max((ns for ns in (buffer.newest, buffer.until) if ns is not None), default=start)
+        return (found, min(0, reach - target)) if found and reach > start else ((), 0)
 
     def _drop(self, name: str, reason: str, count: int = 1) -> None:
         if count:

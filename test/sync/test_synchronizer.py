@@ -222,3 +222,72 @@ def test_cost_per_message_does_not_grow_with_the_queue():
 
     # A linear cost would show a factor near 100; the bound is loose because the machine may be busy.
     assert seconds_per_message(20_000) < 20 * seconds_per_message(200)
+
+
+def test_a_silent_optional_stream_is_waited_for_once():
+    sync = make(Stream("thermal", required=False), max_wait_ns=200 * MS)
+    waits = []
+    for i in range(5):
+        stamp = i * 100 * MS
+        ready = sync.push("rgb", stamp, "r", stamp)
+        ready += sync.poll(stamp + 90 * MS)
+        ready += sync.poll(stamp + 200 * MS) if i == 0 else []
+        waits += [m.waited_ns for m in ready]
+        assert sync.silent == ("thermal",)
+    assert waits == [200 * MS, 0, 0, 0, 0]
+    sync.push("thermal", 490 * MS, "t", 490 * MS)
+    assert sync.silent == ()
+    assert sync.push("rgb", 600 * MS, "r", 600 * MS) == [], "it is back, and waited for again"
+
+
+def test_a_stream_that_died_is_waited_for_once_more():
+    sync = make(Stream("depth", required=False), max_wait_ns=200 * MS, reference_min_period_ns=None)
+    for i in range(5):
+        assert len(feed(sync, [("depth", i * 100 * MS), ("rgb", i * 100 * MS)], i * 100 * MS)) == 1
+    assert sync.push("rgb", 500 * MS, "r", 500 * MS) == []
+    assert [m.missing for m in sync.poll(700 * MS)] == [("depth",)]
+    assert [m.waited_ns for m in sync.push("rgb", 800 * MS, "r", 800 * MS)] == [0]
+
+
+def test_a_slow_stream_is_not_taken_for_silent_between_two_messages():
+    sync = make(Stream("lidar", 0, 60 * MS, required=False, min_period_ns=None), max_wait_ns=100 * MS)
+    for i in range(4):
+        sync.push("lidar", i * 500 * MS, "l", i * 500 * MS)
+    sync.push("rgb", 1700 * MS, "r", 1700 * MS)
+    assert [m.missing for m in sync.poll(1800 * MS)] == [("lidar",)]
+    assert sync.silent == ()
+
+
+def test_a_required_stream_is_always_waited_for():
+    sync = make(Stream("depth"), max_wait_ns=100)
+    for i in range(3):
+        assert sync.push("rgb", 1000 + i * 1000, "r", i * 1000) == []
+        assert sync.poll(i * 1000 + 99) == []
+        sync.poll(i * 1000 + 100)
+    assert sync.stats.dropped["rgb", "missing:depth"] == 3
+
+
+def test_a_stream_that_nobody_uses_is_taken_along_and_not_waited_for():
+    sync = make(Stream("depth", awaited=False, required=False), max_wait_ns=10**9)
+    with_it = feed(sync, [("depth", 90), ("rgb", 100)])
+    without = feed(sync, [("rgb", 200)])
+    assert [m.items.get("depth") for m in with_it + without] == [("depth@90",), None]
+
+
+@pytest.mark.parametrize(("until_ms", "expected"), [(100, True), (99.5, True), (90, False)])
+def test_a_window_is_filled_by_what_its_last_packet_holds(until_ms, expected):
+    sync = make(Stream("events", window_ns=50 * MS, tolerance_ns=0), max_wait_ns=200 * MS)
+    feed(sync, [("rgb", 100 * MS)])
+    ready = sync.push("events", 50 * MS, "e", 0, until_ns=round(until_ms * MS))
+    assert bool(ready) is expected
+
+
+def test_time_does_not_run_out_while_older_arrivals_wait_in_other_queues():
+    sync = make(Stream("lidar", required=False), max_wait_ns=100 * MS)
+    sync.push("rgb", 0, "r", 0, expire=False)
+    # A starved process: by 300 ms it takes the second image first, then the sweep that arrived long before.
+    assert sync.push("rgb", 150 * MS, "r", 150 * MS, expire=False) == []
+    (matched,) = sync.push("lidar", 10 * MS, "l", 10 * MS, expire=False)
+    assert matched.stamp_ns == 0 and matched.missing == ()
+    assert sync.stats.timeouts == 0
+    assert [m.missing for m in sync.poll(300 * MS)] == [("lidar",)]
