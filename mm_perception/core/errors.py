@@ -23,6 +23,10 @@ class CalibrationError(MmPerceptionError):
     """A camera model or transform is missing, singular or between the wrong frames."""
 
 
+class SightError(DataError):
+    """The sensors could not see: there is no result, in the place of one that would look like a free road."""
+
+
 class ModelError(MmPerceptionError):
     """A model card, checkpoint or weights file is missing or does not fit."""
 

@@ -56,6 +56,13 @@ class SensorConfig:
     )
     thermal_scale: ThermalScale = setting("counts", "thermal: what a pixel value means")
     intensity_max: float = setting(255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6)
+    coverage_deg: float = setting(
+        360.0,
+        "lidar: azimuth that it covers [deg]; with less than 90 % of it, no boxes does not mean a free road",
+        minimum=1.0,
+        maximum=360.0,
+    )
+    rate_hz: float = setting(0.0, "messages per second that are expected; 0: learned", minimum=0.0, maximum=1e5)
     reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")

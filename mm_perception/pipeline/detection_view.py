@@ -21,10 +21,9 @@ from mm_perception.geometry.sweeps import turns_table
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarView
 from mm_perception.sensing.detector_inputs import DetectorView
+from mm_perception.sensing.health import BLANK_DEVIATION
 from mm_perception.sensing.image import Placement
 
-BLANK_DEVIATION = 1.0
-"""A picture whose values (0..255) deviate less from their mean shows nothing: a dead, covered or dazzled camera."""
 WORST_CONDITION = 1e9
 """Of a camera's projection; beyond it no ray can be told from its pixel."""
 
@@ -101,6 +100,9 @@ class SceneBuilder:
         measurement = observation.bundle.measurements.get(name)
         if not isinstance(measurement, ImageFrame):
             raise _LackError("missing", "no image in the bundle")
+        health = observation.health.get(name)
+        if health is not None and health.problem == "frozen":
+            raise _LackError("frozen", f"the image came {health.repeats + 1} times")
         if name not in seen.camera_from_lidar:
             raise _LackError("calibration", seen.problems[name])
         try:

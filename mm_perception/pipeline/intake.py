@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mm_perception.codec.camera_info import decode_camera_info
-from mm_perception.codec.decoders import make_decoder
+from mm_perception.codec.decoders import Decoder, make_decoder
 from mm_perception.codec.transforms import decode_odometry, feed_transforms
 from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.rig import RigConfig, SensorConfig
@@ -23,10 +23,14 @@ from mm_perception.geometry.transforms import RigidTransform, TransformTree
 from mm_perception.metrics.latency import LatencyLog
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarTap, LidarView
 from mm_perception.sensing.events import concatenate
+from mm_perception.sensing.health import Health, HealthMonitor
 from mm_perception.sync.synchronizer import MatchedSet, Stream, Synchronizer, SyncStats
 
 TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
 _MS = 1_000_000
+_HEALTH_KEPT = 256
+"""Measurements of a sensor whose health is known; more than may wait in a synchronizer or for transforms."""
+_MOST_HELD = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,13 @@ class Observation:
 
     Attributes:
         lidar_view: for a detector; None if there is none, or no LiDAR turn has come.
+        health: by sensor name, of the measurements that are there; of the detector's LiDAR that of its newest sweep.
     """
 
     bundle: SensorBundle
     calibration: Calibration
     lidar_view: LidarView | None = None
+    health: Mapping[str, Health] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -94,7 +100,19 @@ class MeasurementSynchronizer(Protocol):
 
     stats: SyncStats
 
-    def push(self, name: str, stamp_ns: int, item: Measurement, now_ns: int) -> list[MatchedSet[Measurement]]: ...
+    @property
+    def silent(self) -> tuple[str, ...]: ...
+
+    def push(
+        self,
+        name: str,
+        stamp_ns: int,
+        item: Measurement,
+        now_ns: int,
+        *,
+        until_ns: int | None = None,
+        expire: bool = True,
+    ) -> list[MatchedSet[Measurement]]: ...
 
     def poll(self, now_ns: int) -> list[MatchedSet[Measurement]]: ...
 
@@ -118,7 +136,7 @@ class Intake:
 
     Attributes:
         rejected: counts by (topic, name of the error class).
-        newest_ns: newest stamp by sensor.
+        newest_ns: newest stamp by sensor. newest_health: the same of health.
         latency: durations of decoding by sensor, and of waiting for the other sensors.
     """
 
@@ -128,24 +146,33 @@ class Intake:
         on_problem: Callable[[str, Exception], None] | None = None,
         synchronizer: MeasurementSynchronizer | None = None,
         taps: DetectorTaps | None = None,
+        used: Collection[str] | None = None,
+        on_change: Callable[[str, str], None] | None = None,
     ) -> None:
         """Args:
         on_problem: is told the topic and the error of each message that was dropped.
         synchronizer: another policy than `make_synchronizer`'s.
         taps: what a detector needs beside the bundles.
+        used: sensors that bundles wait for; None: all.
+        on_change: is told a sensor's name and in words what of its messages' form is new: size, encoding or frame.
         """
         self.rig = rig
         self.rejected: Counter[tuple[str, str]] = Counter()
         self.newest_ns: dict[str, int] = {}
+        self.newest_health: dict[str, Health] = {}
         self.latency = LatencyLog()
         self._on_problem = on_problem
+        self._on_change = on_change
+        self._monitors = {sensor.name: HealthMonitor() for sensor in rig.sensors}
+        self._health: dict[str, dict[int, Health]] = {sensor.name: {} for sensor in rig.sensors}
+        self._form: dict[str, tuple[str, ...]] = {}
         self._decoders = {sensor.name: make_decoder(sensor) for sensor in rig.sensors}
         self._cameras: dict[str, CameraModel] = {}
         self._tree = TransformTree()
         self._jumps_seen = 0
         self._held: deque[_Held] = deque()
         self._transforms_seen = 0
-        self._synchronizer = synchronizer or make_synchronizer(rig)
+        self._synchronizer = synchronizer or make_synchronizer(rig, used)
         self._tap = LidarTap(rig, taps) if taps else None
         awaits_transforms = bool(rig.fixed_frame) or bool(taps and taps.output_frame)
         self._transform_wait_ns = round(rig.max_wait_ms * _MS) if awaits_transforms else 0
@@ -158,28 +185,39 @@ class Intake:
     def sync_stats(self) -> SyncStats:
         return self._synchronizer.stats
 
-    def receive(self, topic: str, msg: Any, now_ns: int) -> list[Observation]:
+    @property
+    def decoders(self) -> Mapping[str, Decoder]:
+        """By sensor name."""
+        return self._decoders
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Sensors that no bundle waits for, because they sent nothing while the last one did."""
+        return self._synchronizer.silent
+
+    def receive(self, topic: str, msg: Any, now_ns: int, *, expire: bool = True) -> list[Observation]:
         """Takes a message of one of `inputs`; returns the observations that it completed.
 
         Args:
             topic: as in the rig.
-            now_ns: any clock that runs forward; waiting times are measured on it.
+            now_ns: when it arrived, by any clock that runs forward; waiting times are measured on it.
+            expire: see `sync.synchronizer.Synchronizer.push`.
         """
         observations: list[Observation] = []
         for route in self._routes[topic]:
             try:
-                observations += self._take(route, msg, now_ns)
+                observations += self._take(route, msg, now_ns, expire)
             except Exception as error:  # whatever a broken driver sends must not stop the vehicle's node
                 self.reject(topic, error)
         return observations
 
     def poll(self, now_ns: int) -> list[Observation]:
         """The observations whose waiting time is up."""
-        return self._observe_all(self._synchronizer.poll(now_ns), now_ns)
+        return self._observe_all(self._synchronizer.poll(now_ns), now_ns, now_ns)
 
     def flush(self) -> list[Observation]:
         """Everything that waits, at the end of a recording."""
-        return self._observe_all(self._synchronizer.flush(), None)
+        return self._observe_all(self._synchronizer.flush(), None, None)
 
     def transform(self, dst: str, dst_stamp_ns: int, src: str, src_stamp_ns: int) -> RigidTransform:
         """`dst` at one instant from `src` at another, as far as it is known by now; for truth and submissions.
@@ -191,17 +229,20 @@ class Intake:
             return self._tree.lookup_between(dst, dst_stamp_ns, src, src_stamp_ns, self.rig.fixed_frame)
         return self._tree.lookup(dst, src, src_stamp_ns)
 
-    def _take(self, route: InputTopic, msg: Any, now_ns: int) -> list[Observation]:
+    def _take(self, route: InputTopic, msg: Any, now_ns: int, expire: bool) -> list[Observation]:
         if route.role == "sensor":
             start = time.perf_counter()
             measurement = self._decoders[route.sensor](msg)
             self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
-            self.newest_ns[route.sensor] = measurement.stamp_ns
+            self._examine(route.sensor, measurement, msg)
             if self._tap and route.sensor == self._tap.taps.lidar and isinstance(measurement, PointCloud):
                 self._tap.add(measurement)
-            matched = self._synchronizer.push(route.sensor, measurement.stamp_ns, measurement, now_ns)
+            until_ns = int(measurement.t_ns[-1]) if isinstance(measurement, EventPacket) and len(measurement) else None
+            matched = self._synchronizer.push(
+                route.sensor, measurement.stamp_ns, measurement, now_ns, until_ns=until_ns, expire=expire
+            )
             self._follow_time_jumps(measurement.stamp_ns)
-            return self._observe_all(matched, now_ns)
+            return self._observe_all(matched, now_ns, now_ns if expire else None)
         if route.role == "camera_info":
             camera, known = decode_camera_info(msg), self._cameras.get(route.sensor)
             # Who keeps something for a camera knows by identity that nothing has changed.
@@ -213,7 +254,22 @@ class Intake:
             self._transforms_seen += 1
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
                 self.reject(route.topic, error)
-        return self._observe_all([], now_ns)
+        return self._observe_all([], now_ns, now_ns if expire else None)
+
+    def _examine(self, name: str, measurement: Measurement, msg: Any) -> None:
+        """Notes a measurement's health, and what of its form is new."""
+        stamp_ns, health = measurement.stamp_ns, self._monitors[name].look(measurement)
+        self.newest_ns[name], self.newest_health[name] = stamp_ns, health
+        known = self._health[name]
+        known[stamp_ns] = health
+        if len(known) > _HEALTH_KEPT:
+            del known[next(iter(known))]
+        encoding = getattr(msg, "encoding", getattr(msg, "format", ""))
+        form = (health.shape, str(encoding), measurement.frame_id)
+        before, self._form[name] = self._form.get(name, form), form
+        if form != before and self._on_change is not None:
+            what = zip(("size", "encoding", "frame"), before, form, strict=True)
+            self._on_change(name, ", ".join(f"{w} changed from {a} to {b}" for w, a, b in what if a != b))
 
     def _follow_time_jumps(self, stamp_ns: int) -> None:
         """Transforms of the time before a jump back would be interpolated with those after it."""
@@ -225,11 +281,16 @@ class Intake:
                 self._held.popleft()
                 self.reject("bundle", CalibrationError("time jumped back while its transforms were awaited"))
 
-    def _observe_all(self, matched: list[MatchedSet[Measurement]], now_ns: int | None) -> list[Observation]:
+    def _observe_all(
+        self, matched: list[MatchedSet[Measurement]], now_ns: int | None, expire_ns: int | None
+    ) -> list[Observation]:
         """Turns sets into observations, in order.
 
         With a fixed frame, a set waits for the transforms of its stamps: they come from odometry, later than the
         sensors' own messages. It goes as it is after the rig's waiting time, or at once if `now_ns` is None.
+
+        Args:
+            expire_ns: everything that arrived before was taken; None: nobody knows, so no waiting time ends.
         """
         for one in matched:
             self.latency.add({"sync_wait": one.waited_ns * 1e-6})
@@ -237,7 +298,8 @@ class Intake:
         observations = []
         while self._held:
             held = self._held[0]
-            may_wait = now_ns is not None and now_ns < held.give_up_ns
+            may_wait = now_ns is not None and (expire_ns is None or expire_ns < held.give_up_ns)
+            may_wait = may_wait and len(self._held) <= _MOST_HELD
             if may_wait and held.tried_with == self._transforms_seen:
                 break
             held.tried_with = self._transforms_seen
@@ -259,7 +321,16 @@ class Intake:
             measurements[name] = _join_events(sensor, items, matched.stamp_ns) if is_window(sensor) else items[0]
         bundle = SensorBundle(matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing)
         view = self._tap.view(bundle, self._tree) if self._tap else None
-        return Observation(bundle, self._calibrate(bundle), view)
+        stamps = {name: measurement.stamp_ns for name, measurement in measurements.items()}
+        if self._tap and view is not None and view.turns:
+            stamps[self._tap.taps.lidar] = view.turns[-1].cloud.stamp_ns
+        health = {name: self._health_at(name, stamp_ns) for name, stamp_ns in stamps.items()}
+        return Observation(bundle, self._calibrate(bundle), view, health)
+
+    def _health_at(self, name: str, stamp_ns: int) -> Health:
+        """Of joined event packets, whose stamp is none that came, that of the newest."""
+        known = self._health[name]
+        return known[stamp_ns] if stamp_ns in known else self.newest_health.get(name, Health())
 
     def _calibrate(self, bundle: SensorBundle) -> Calibration:
         reference = bundle.measurements[bundle.reference]
@@ -289,8 +360,12 @@ def is_window(sensor: SensorConfig) -> bool:
     return sensor.kind == "events"
 
 
-def make_synchronizer(rig: RigConfig) -> Synchronizer[Measurement]:
-    """The rig's synchronizer, this package's own policy."""
+def make_synchronizer(rig: RigConfig, used: Collection[str] | None = None) -> Synchronizer[Measurement]:
+    """The rig's synchronizer, this package's own policy.
+
+    Args:
+        used: sensors that bundles wait for, beside those that are required; None: all.
+    """
     streams = [
         Stream(
             name=sensor.name,
@@ -298,6 +373,7 @@ def make_synchronizer(rig: RigConfig) -> Synchronizer[Measurement]:
             tolerance_ns=round(sensor.tolerance_ms * _MS),
             required=sensor.required,
             window_ns=round(sensor.window_ms * _MS) if is_window(sensor) else 0,
+            awaited=sensor.required or used is None or sensor.name in used,
             max_buffer=2000 if is_window(sensor) else 30,
         )
         for sensor in rig.sensors

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from mm_perception.core.errors import ConfigError, MmPerceptionError
+from mm_perception.core.errors import ConfigError, MmPerceptionError, SightError
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.core.types import SegmentationMap
@@ -21,6 +21,7 @@ from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps
 from mm_perception.pipeline.segmentation import PreparedSegmentation, SegmentationPipeline, choose_x_sensor
+from mm_perception.pipeline.sight import Sight, detection_sight, ground_coverage, segmentation_sight
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class PerceptionResult:
     """What one step gave.
 
     Attributes:
+        sight: what the sensors could see, and so how far the results may be believed.
         segmentation, detection: None where the task is switched off or failed.
         failures: by task ("segmentation", "detection"), why there is no result.
         stage_ms: wall time by stage [ms].
@@ -39,6 +41,7 @@ class PerceptionResult:
     detection: DetectionOutcome | None = None
     failures: Mapping[str, MmPerceptionError] = field(default_factory=dict)
     stage_ms: dict[str, float] = field(default_factory=dict)
+    sight: Sight | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +52,10 @@ class PreparedObservation:
         segmentation, detection: None where the task is switched off or failed.
         failures: by task.
         clock: of the stages so far.
+        sight: what the sensors could see.
     """
 
+    sight: Sight
     segmentation: PreparedSegmentation | None = None
     detection: PreparedDetection | None = None
     failures: dict[str, MmPerceptionError] = field(default_factory=dict)
@@ -82,6 +87,26 @@ class Perception:
         return None if self.detection is None else self.detection.taps
 
     @property
+    def used_sensors(self) -> frozenset[str]:
+        """Those that some model listens to; bundles wait for no others."""
+        names = {self.rig.reference}
+        if self.segmentation is not None:
+            names.add(self.segmentation.x_sensor)
+        if self.detection is not None:
+            names |= {self.detection.taps.lidar, *self.detection.taps.cameras}
+        return frozenset(names)
+
+    def sight(self, observation: Observation) -> Sight:
+        """What the sensors of an observation could see; the tasks may find more that is missing."""
+        tasks, coverage = {}, None
+        if self.segmentation is not None:
+            tasks["segmentation"] = segmentation_sight(observation, self.segmentation.x_sensor)
+        if self.detection is not None:
+            tasks["detection"] = detection_sight(observation, self.detection.taps, self.rig)
+            coverage = ground_coverage(observation, self.detection.taps)
+        return Sight(observation.bundle.stamp_ns, tasks, coverage, observation.bundle.missing)
+
+    @property
     def cards(self) -> tuple[WeightsCard, ...]:
         """Of the models that run."""
         return tuple(task.card for task in (self.segmentation, self.detection) if task is not None)
@@ -101,7 +126,8 @@ class Perception:
         """Runs every task; one that fails does not take the other's result with it.
 
         Raises:
-            DataError, CalibrationError, EngineError: no task gave a result; the observation is then dropped.
+            DataError, CalibrationError, EngineError, SightError: no task gave a result; the observation is then
+                dropped.
         """
         return self.finish(self.prepare(observation))
 
@@ -109,15 +135,18 @@ class Perception:
         """The first half of `step`: the inputs of every network.
 
         Raises:
-            DataError, CalibrationError, EngineError: no task can go on.
+            DataError, CalibrationError, EngineError, SightError: no task can go on.
         """
-        prepared = PreparedObservation()
+        prepared = PreparedObservation(self.sight(observation))
         clock, failures = prepared.clock, prepared.failures
         if self.segmentation is not None:
             prepare = partial(self.segmentation.prepare, observation, clock)
             prepared.segmentation = _tried("segmentation", prepare, failures)
         if self.detection is not None:
-            prepared.detection = _tried("detection", partial(self.detection.prepare, observation, clock), failures)
+            if blind := prepared.sight.tasks["detection"].blind:
+                failures["detection"] = SightError(f"detector: {_in_words(blind)}")
+            else:
+                prepared.detection = _tried("detection", partial(self.detection.prepare, observation, clock), failures)
         if prepared.segmentation is None and prepared.detection is None:
             raise _in_order(failures)[0][1]
         return prepared
@@ -126,18 +155,31 @@ class Perception:
         """The second half of `step`: the networks, and what their outputs mean.
 
         Raises:
-            DataError, CalibrationError, EngineError: no task gave a result.
+            DataError, CalibrationError, EngineError, SightError: no task gave a result.
         """
-        clock, failures = prepared.clock, dict(prepared.failures)
+        clock, failures, sight = prepared.clock, dict(prepared.failures), prepared.sight
         segmentation, detection = None, None
         if self.segmentation is not None and prepared.segmentation is not None:
             finish = partial(self.segmentation.finish, prepared.segmentation, clock)
             segmentation = _tried("segmentation", finish, failures)
         if self.detection is not None and prepared.detection is not None:
-            detection = _tried("detection", partial(self.detection.finish, prepared.detection, clock), failures)
+            detection = _tried("detection", partial(self._finish_detection, prepared, clock), failures)
         if segmentation is None and detection is None:
             raise _in_order(failures)[0][1]
-        return PerceptionResult(segmentation, detection, dict(_in_order(failures)), clock.stage_ms)
+        if detection is not None:
+            sight = sight.with_task("detection", sight.tasks["detection"].also(detection.degraded))
+        for task, failure in failures.items():
+            sight = sight.with_task(task, sight.tasks[task].failed(str(failure)))
+        return PerceptionResult(segmentation, detection, dict(_in_order(failures)), clock.stage_ms, sight)
+
+    def _finish_detection(self, prepared: PreparedObservation, clock: StageClock) -> DetectionOutcome:
+        """Raises SightError where there are no boxes, and the LiDAR did not see enough for that to mean anything."""
+        assert self.detection is not None and prepared.detection is not None
+        outcome = self.detection.finish(prepared.detection, clock)
+        task = prepared.sight.tasks["detection"]
+        if not len(outcome.detections) and not task.no_boxes_means_free:
+            raise SightError(f"detector: no boxes, which says nothing: {_in_words(task.degraded)}")
+        return outcome
 
     def close(self) -> None:
         for task in (self.segmentation, self.detection):
@@ -152,6 +194,10 @@ def _tried(task: str, action: Callable[[], T], failures: dict[str, MmPerceptionE
     except MmPerceptionError as error:
         failures[task] = error
         return None
+
+
+def _in_words(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{what}: {why}" for what, why in reasons.items())
 
 
 def _in_order(failures: Mapping[str, MmPerceptionError]) -> list[tuple[str, MmPerceptionError]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mm_perception.pipeline.detection_view import BLANK_DEVIATION
 from mm_perception.sensing.detector_inputs import DetectorView
+from mm_perception.sensing.health import BLANK_DEVIATION
 from mm_perception.sim.detection_frames import DetectionFrame
 
 

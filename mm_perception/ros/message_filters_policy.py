@@ -41,12 +41,18 @@ class MessageFiltersSynchronizer(Generic[Item]):
         self._inner.registerCallback(self._matched)
         self._ready: list[MatchedSet[Item]] = []
 
-    def push(self, name: str, stamp_ns: int, item: Item, now_ns: int) -> list[MatchedSet[Item]]:
+    def push(
+        self, name: str, stamp_ns: int, item: Item, now_ns: int, *, until_ns: int | None = None, expire: bool = True
+    ) -> list[MatchedSet[Item]]:
         self.stats.received[name] += 1
         stamp = Time(nanoseconds=stamp_ns).to_msg()
         carrier = SimpleNamespace(header=SimpleNamespace(stamp=stamp), stamp_ns=stamp_ns, item=item)
         self._filters[name].signalMessage(carrier)
         return self.poll(now_ns)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        return ()
 
     def poll(self, now_ns: int) -> list[MatchedSet[Item]]:
         ready, self._ready = self._ready, []

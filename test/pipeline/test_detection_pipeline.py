@@ -288,6 +288,7 @@ class OneClass:
     """A segmentation that always works."""
 
     card = None
+    x_sensor = "rgb"
 
     def prepare(self, observation: Observation, clock: StageClock) -> Any:
         return "prepared"
