@@ -11,6 +11,7 @@ from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import find_config
 
 SensorKind = Literal["rgb", "depth", "thermal", "events", "lidar"]
+Reliability = Literal["auto", "best_effort", "reliable"]
 ThermalScale = Literal["counts", "agc", "centikelvin", "decikelvin", "kelvin"]
 
 MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
@@ -56,7 +57,9 @@ class SensorConfig:
     )
     thermal_scale: ThermalScale = setting("counts", "thermal: what a pixel value means")
     intensity_max: float = setting(255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6)
-    reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
+    reliability: Reliability = setting(
+        "auto", "QoS of the subscription; auto: reliable where every publisher is, else best effort"
+    )
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 
