@@ -11,6 +11,7 @@ from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import find_config
 
 SensorKind = Literal["rgb", "depth", "thermal", "events", "lidar"]
+Reliability = Literal["auto", "best_effort", "reliable"]
 ThermalScale = Literal["counts", "agc", "centikelvin", "decikelvin", "kelvin"]
 
 MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
@@ -63,7 +64,9 @@ class SensorConfig:
         maximum=360.0,
     )
     rate_hz: float = setting(0.0, "messages per second that are expected; 0: learned", minimum=0.0, maximum=1e5)
-    reliability: Literal["best_effort", "reliable"] = setting("best_effort", "QoS of the subscription")
+    reliability: Reliability = setting(
+        "auto", "QoS of the subscription; auto: reliable where every publisher is, else best effort"
+    )
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import Intake
 from mm_perception.pipeline.perception import Perception
+from mm_perception.ros.subscriptions import AdaptiveSubscription
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 Status = tuple[str, int, str, Mapping[str, str]]
@@ -17,12 +18,12 @@ Status = tuple[str, int, str, Mapping[str, str]]
 class SensorWatch:
     """Arrivals and skews per sensor."""
 
-    def __init__(self, intake: Intake, count_publishers: Callable[[str], int]) -> None:
+    def __init__(self, intake: Intake, subscriptions: Mapping[str, AdaptiveSubscription]) -> None:
         """Args:
-        count_publishers: how many publishers a sensor's subscription is connected with.
+        subscriptions: by the topic as in the rig.
         """
         self._intake = intake
-        self._count_publishers = count_publishers
+        self._subscriptions = subscriptions
         self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=50))
         self._skew_ns: dict[str, int] = {}
 
@@ -33,19 +34,26 @@ class SensorWatch:
         self._skew_ns.update(skew_ns)
 
     def statuses(self, prefix: str, clock_ns: int, stale_after_s: float) -> list[Status]:
+        """Of every sensor, and of every other input."""
+        sensors = self._intake.rig.sensors
+        others = self._subscriptions.keys() - {sensor.input_topic for sensor in sensors}
         return [
-            self._status(f"{prefix}: sensor {sensor.name}", sensor.name, sensor.input_topic, clock_ns, stale_after_s)
-            for sensor in self._intake.rig.sensors
+            *(
+                self._status(f"{prefix}: sensor {one.name}", one.name, one.input_topic, clock_ns, stale_after_s)
+                for one in sensors
+            ),
+            *(input_status(f"{prefix}: input {topic}", self._subscriptions[topic]) for topic in sorted(others)),
         ]
 
     def _status(self, title: str, name: str, topic: str, clock_ns: int, stale_after_s: float) -> Status:
         stats, arrivals = self._intake.sync_stats, self._arrivals[name]
         dropped = {reason: n for (sensor, reason), n in stats.dropped.items() if sensor == name}
         rejected = {kind: n for (where, kind), n in self._intake.rejected.items() if where == topic}
+        subscription = self._subscriptions[topic]
         values = {
+            **_subscription_values(subscription),
             "topic": topic,
             "reference": str(name == self._intake.rig.reference).lower(),
-            "publishers": str(self._count_publishers(name)),
             "received": str(stats.received[name]),
             "matched": str(stats.sets if name == self._intake.rig.reference else stats.matched[name]),
             "rate_hz": f"{_rate_hz(arrivals):.2f}",
@@ -55,6 +63,8 @@ class SensorWatch:
             values["age_ms"] = f"{(clock_ns - self._intake.newest_ns[name]) / 1e6:.1f}"
         values |= {f"dropped.{reason}": str(n) for reason, n in sorted(dropped.items())}
         values |= {f"rejected.{kind}": str(n) for kind, n in sorted(rejected.items())}
+        if (problem := subscription.problem()) is not None:
+            return title, WARN, problem, values
         if not arrivals:
             why = "no message yet" if values["publishers"] != "0" else "nobody publishes"
             return title, STALE, f"{why} on {topic}", values
@@ -64,6 +74,13 @@ class SensorWatch:
         if rejected:
             return title, WARN, f"{sum(rejected.values())} unusable message(s)", values
         return title, OK, "ok", values
+
+
+def input_status(title: str, subscription: AdaptiveSubscription) -> Status:
+    """Of an input that is no sensor: calibration, odometry, transforms."""
+    values = _subscription_values(subscription) | {"received": str(subscription.received)}
+    problem = subscription.problem()
+    return title, WARN if problem else OK, problem or "ok", values
 
 
 def pipeline_status(
@@ -97,6 +114,17 @@ def pipeline_status(
         names = ", ".join(card.name for card in perception.cards if not card.trained)
         return title, WARN, f"untrained weights: what {names} gives means nothing", values
     return title, OK, "ok", values
+
+
+def _subscription_values(subscription: AdaptiveSubscription) -> dict[str, str]:
+    lost = "unknown" if subscription.lost is None else str(subscription.lost)
+    values = {
+        "topic": subscription.topic,
+        "publishers": str(subscription.publishers),
+        "qos": subscription.decided,
+        "lost": lost,
+    }
+    return values | {f"incompatible_qos.{name}": str(n) for name, n in sorted(subscription.incompatible.items())}
 
 
 def _rate_hz(arrivals: deque[float]) -> float:

@@ -11,8 +11,6 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
 
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
@@ -25,10 +23,12 @@ from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.outputs import DetectionOutputs, SegmentationOutputs
 from mm_perception.ros.params import declare_settings
-from mm_perception.ros.qos import input_qos, output_qos
+from mm_perception.ros.qos import input_policy, output_qos
+from mm_perception.ros.subscriptions import AdaptiveSubscription
 from mm_perception.ros.worker import InferenceWorker
 
 _POLL_PERIOD_S = 0.01
+_QOS_PERIOD_S = 1.0
 _LOG_AGAIN_AFTER_S = 5.0
 
 
@@ -60,16 +60,16 @@ class FusionNode(Node):
         filters = self.settings.sync_policy == "message_filters"
         synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
         self.intake = Intake(rig, self._on_problem, synchronizer, self.perception.taps)
-        self._subscriptions_by_sensor: dict[str, Subscription] = {}
-        self._watch = SensorWatch(
-            self.intake, lambda sensor: self._subscriptions_by_sensor[sensor].get_publisher_count()
-        )
+        self._inputs: dict[str, AdaptiveSubscription] = {}
+        self._watch = SensorWatch(self.intake, self._inputs)
         self._create_outputs()
         depth = self.settings.queue_depth
         self._worker = InferenceWorker(self.perception, self._publish, self._on_problem, depth, self._clear)
         for topic in self.intake.inputs:
-            self._subscribe(topic)
+            if topic.topic not in self._inputs:  # cameras may share a CameraInfo; the intake knows whose it is
+                self._subscribe(topic)
         self.create_timer(_POLL_PERIOD_S, self._poll)
+        self.create_timer(_QOS_PERIOD_S, self._follow_publishers)
         self.create_timer(self.settings.diagnostics_period_s, self.publish_diagnostics)
         names = ", ".join(card.name for card in cards)
         log.info(f"ready: rig {rig.name}, model {names}, engine {self.perception.engine_name}")
@@ -80,20 +80,18 @@ class FusionNode(Node):
         self._detection = DetectionOutputs(self, self._factory, detection.card, detection.taps) if detection else None
 
     def _subscribe(self, topic: InputTopic) -> None:
-        def receive(msg: Any) -> None:
+        def receive(msg: Any, info: dict[str, Any]) -> None:
             if topic.role == "sensor":
                 self._watch.arrived(topic.sensor)
             self._submit(self.intake.receive(topic.topic, msg, time.monotonic_ns()))
 
-        subscription = self.create_subscription(
-            message_class(topic.type_name),
-            topic.topic,
-            receive,
-            input_qos(topic, self.perception.rig),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        if topic.role == "sensor":
-            self._subscriptions_by_sensor[topic.sensor] = subscription
+        policy = input_policy(topic, self.perception.rig)
+        kind = message_class(topic.type_name)
+        self._inputs[topic.topic] = AdaptiveSubscription(self, kind, topic.topic, policy, receive)
+
+    def _follow_publishers(self) -> None:
+        for subscription in self._inputs.values():
+            subscription.update()
 
     def _poll(self) -> None:
         self._submit(self.intake.poll(time.monotonic_ns()))

@@ -2,30 +2,152 @@
 
 from __future__ import annotations
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from mm_perception.core.rig import RigConfig
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.rig import Reliability, RigConfig
 from mm_perception.pipeline.intake import InputTopic
 
+Expected = Literal["stream", "once", "anything"]
 
-def input_qos(topic: InputTopic, rig: RigConfig) -> QoSProfile:
-    """Sensors as the rig says (best effort, depth 1 by default); transforms as tf2 subscribes to them."""
+
+@dataclass(frozen=True, slots=True)
+class InputPolicy:
+    """What an input's subscription asks for, where the user's `qos_overrides.` parameters say nothing else.
+
+    Attributes:
+        reliability: auto takes what is offered.
+        depth: of the queue.
+        expects: what a publisher does that works: sends a stream, sends at least once, or sends as it likes.
+    """
+
+    reliability: Reliability = "auto"
+    depth: int = 1
+    expects: Expected = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPolicies:
+    """The policies that do not follow the publishers; None: this one does."""
+
+    reliability: ReliabilityPolicy | None = None
+    durability: DurabilityPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QosDecision:
+    """What to subscribe with.
+
+    Attributes:
+        with_latched: some publishers are latched and others are not: a second subscription, reliable and transient
+            local, gets what the latched ones have sent before.
+    """
+
+    reliability: ReliabilityPolicy = ReliabilityPolicy.BEST_EFFORT
+    durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
+    with_latched: bool = False
+
+
+def decide_qos(offered: Sequence[QoSProfile], fixed: FixedPolicies) -> QosDecision:
+    """The strictest policies that every publisher offers; best effort and volatile, which match all, if there is none.
+
+    Args:
+        offered: by the publishers of the topic.
+    """
+    reliable = [qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered]
+    latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered]
+    reliability = fixed.reliability
+    if reliability is None:
+        reliability = ReliabilityPolicy.RELIABLE if offered and all(reliable) else ReliabilityPolicy.BEST_EFFORT
+    durability = fixed.durability
+    if durability is None:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if offered and all(latched) else DurabilityPolicy.VOLATILE
+    # A best-effort subscription gets nothing of what was sent before it was there.
+    complete = (reliability, durability) == (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+    refused = fixed.reliability == ReliabilityPolicy.BEST_EFFORT or fixed.durability == DurabilityPolicy.VOLATILE
+    some_keep = any(keeps and sends for keeps, sends in zip(latched, reliable, strict=True))
+    return QosDecision(reliability, durability, some_keep and not complete and not refused)
+
+
+def input_policy(topic: InputTopic, rig: RigConfig) -> InputPolicy:
+    """Sensors as the rig says; what is small and rare has deep queues, as tf2's."""
     if topic.role == "sensor":
         sensor = rig.sensor(topic.sensor)
-        reliable = sensor.reliability == "reliable"
-        return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=sensor.queue_depth,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
+        return InputPolicy(sensor.reliability, sensor.queue_depth)
     if topic.role == "camera_info":
-        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=100,
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.role == "tf_static" else DurabilityPolicy.VOLATILE,
-    )
+        return InputPolicy(expects="once")
+    # A broadcaster of transforms may exist and have none to send.
+    return InputPolicy(depth=100, expects="stream" if topic.role == "odometry" else "anything")
+
+
+def requested_qos(node: Node, topic: str, policy: InputPolicy) -> tuple[HistoryPolicy, int, FixedPolicies]:
+    """History, depth and what is fixed: the policy, or the user's `qos_overrides.` parameters.
+
+    rclpy's own QoSOverridingOptions would declare the first decision as the value of the parameter, which then looks
+    like the user's; here "auto" is a value.
+
+    Args:
+        topic: the resolved name.
+
+    Raises:
+        ConfigError: a parameter holds what is no such policy.
+    """
+    prefix = f"qos_overrides.{topic}.subscription"
+    history = _enumerated(node, f"{prefix}.history", "keep_last", HistoryPolicy)
+    if history is None:
+        raise ConfigError(f"parameter {prefix}.history: expected keep_last or keep_all, got 'auto'")
+    depth = _parameter(node, f"{prefix}.depth", policy.depth)
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise ConfigError(f"parameter {prefix}.depth: expected an integer of 1 or more, got {depth!r}")
+    reliability = _enumerated(node, f"{prefix}.reliability", policy.reliability, ReliabilityPolicy)
+    durability = _enumerated(node, f"{prefix}.durability", "auto", DurabilityPolicy)
+    return history, depth, FixedPolicies(reliability, durability)
+
+
+def _parameter(node: Node, name: str, default: Any) -> Any:
+    if not node.has_parameter(name):
+        description = f"{name.rsplit('.', 1)[-1]} of the subscription, auto: as the publishers offer"
+        node.declare_parameter(
+            name, default, ParameterDescriptor(description=description, read_only=True, dynamic_typing=True)
+        )
+    return node.get_parameter(name).value
+
+
+def _enumerated(node: Node, name: str, default: str, kinds: Any) -> Any:
+    """The policy of that name; None for auto, and for best_available, which means the same."""
+    value = _parameter(node, name, default)
+    known = {kind.name.lower(): kind for kind in kinds if kind.name != "UNKNOWN"}
+    if value in ("auto", "best_available"):
+        return None
+    if value not in known:
+        raise ConfigError(f"parameter {name}: expected auto or one of {', '.join(sorted(known))}, got {value!r}")
+    return known[value]
+
+
+def refusal(offered: QoSProfile, asked: QoSProfile) -> str:
+    """The policies for which a publisher and a subscription cannot be connected; empty if they can."""
+    compatibility, reason = qos_check_compatible(offered, asked)
+    if compatibility != QoSCompatibility.ERROR:
+        return ""
+    reasons = []
+    if asked.reliability == ReliabilityPolicy.RELIABLE and offered.reliability == ReliabilityPolicy.BEST_EFFORT:
+        reasons.append("reliability")
+    if asked.durability == DurabilityPolicy.TRANSIENT_LOCAL and offered.durability == DurabilityPolicy.VOLATILE:
+        reasons.append("durability")
+    return ", ".join(reasons) or str(reason)
 
 
 def output_qos(latched: bool = False, depth: int = 5) -> QoSProfile:
