@@ -271,21 +271,22 @@ def encode_diagnostics(
     hardware_id: str = "",
 ) -> Any:
     """diagnostic_msgs/DiagnosticArray of (name, level 0 ok / 1 warn / 2 error / 3 stale, message, values)."""
-    array = [
-        factory.make(
-            "diagnostic_msgs/msg/DiagnosticStatus",
-            level=bytes([level]) if getattr(factory, "octet_is_bytes", False) else level,
-            name=name,
-            message=message,
-            hardware_id=hardware_id,
-            values=[
-                factory.make("diagnostic_msgs/msg/KeyValue", key=key, value=value) for key, value in values.items()
-            ],
-        )
-        for name, level, message, values in statuses
-    ]
+    array = [make_status(factory, status, hardware_id) for status in statuses]
     header = make_header(factory, stamp_ns, "")
     return factory.make("diagnostic_msgs/msg/DiagnosticArray", header=header, status=array)
+
+
+def make_status(factory: MessageFactory, status: tuple[str, int, str, Mapping[str, str]], hardware_id: str = "") -> Any:
+    """diagnostic_msgs/DiagnosticStatus of (name, level, message, values)."""
+    name, level, message, values = status
+    return factory.make(
+        "diagnostic_msgs/msg/DiagnosticStatus",
+        level=bytes([level]) if getattr(factory, "octet_is_bytes", False) else level,
+        name=name,
+        message=message,
+        hardware_id=hardware_id,
+        values=[factory.make("diagnostic_msgs/msg/KeyValue", key=key, value=value) for key, value in values.items()],
+    )
 
 
 def make_pose(factory: MessageFactory, position: NDArray[np.floating], quat_xyzw: NDArray[np.floating]) -> Any:

@@ -173,6 +173,15 @@ class EventPacketDecoder:
         self._next_seq: int | None = None
         self._last: tuple[int, int] | None = None
 
+    @property
+    def losses(self) -> dict[str, int]:
+        """Counts of what was lost, by what it was."""
+        evt3 = self._evt3
+        counts = {"lost_packets": self.lost_packets}
+        if evt3 is not None:
+            counts |= {"events_outside_the_image": evt3.outside, "unknown_words": evt3.unknown_words}
+        return counts
+
     def reset(self) -> None:
         self._evt3 = None
         self._next_seq = None

@@ -52,3 +52,10 @@ class FusionSettings:
     stale_after_s: float = setting(
         2.0, "a sensor that was silent for longer is reported as stale", minimum=0.1, maximum=600.0
     )
+    deadline_ms: float = setting(
+        500.0,
+        "how old a result may be when it is published: WARN beyond it (95 % of 3 s), ERROR after 5 s of that",
+        minimum=1.0,
+        maximum=6e4,
+    )
+    autostart: bool = setting(True, "configure and activate the node when it starts; false: a lifecycle manager does")

@@ -18,6 +18,7 @@ class LatencySummary:
     count: int
     median_ms: float
     p95_ms: float
+    p99_ms: float
     max_ms: float
 
 
@@ -55,6 +56,6 @@ class LatencyLog:
         result = {}
         for stage, values in self._ms.items():
             data = np.array(values)
-            median, p95 = np.percentile(data, (50, 95))
-            result[stage] = LatencySummary(len(data), float(median), float(p95), float(data.max()))
+            median, p95, p99 = np.percentile(data, (50, 95, 99))
+            result[stage] = LatencySummary(len(data), float(median), float(p95), float(p99), float(data.max()))
         return result

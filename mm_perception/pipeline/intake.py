@@ -82,12 +82,14 @@ class Observation:
     Attributes:
         lidar_view: for a detector; None if there is none, or no LiDAR turn has come.
         health: by sensor name, of the measurements that are there; of the detector's LiDAR that of its newest sweep.
+        arrived_ns: when the reference's message came, on the clock that the intake was given.
     """
 
     bundle: SensorBundle
     calibration: Calibration
     lidar_view: LidarView | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
+    arrived_ns: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -102,6 +104,9 @@ class MeasurementSynchronizer(Protocol):
 
     @property
     def silent(self) -> tuple[str, ...]: ...
+
+    @property
+    def next_deadline_ns(self) -> int | None: ...
 
     def push(
         self,
@@ -211,8 +216,16 @@ class Intake:
                 self.reject(topic, error)
         return observations
 
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When the first waiting time is up; None if nothing waits."""
+        deadlines = [self._held[0].give_up_ns] if self._held else []
+        if (next_ns := self._synchronizer.next_deadline_ns) is not None:
+            deadlines.append(next_ns)
+        return min(deadlines, default=None)
+
     def poll(self, now_ns: int) -> list[Observation]:
-        """The observations whose waiting time is up."""
+        """The observations whose waiting time is up; everything that arrived before `now_ns` was received."""
         return self._observe_all(self._synchronizer.poll(now_ns), now_ns, now_ns)
 
     def flush(self) -> list[Observation]:
@@ -325,7 +338,7 @@ class Intake:
         if self._tap and view is not None and view.turns:
             stamps[self._tap.taps.lidar] = view.turns[-1].cloud.stamp_ns
         health = {name: self._health_at(name, stamp_ns) for name, stamp_ns in stamps.items()}
-        return Observation(bundle, self._calibrate(bundle), view, health)
+        return Observation(bundle, self._calibrate(bundle), view, health, matched.arrived_ns)
 
     def _health_at(self, name: str, stamp_ns: int) -> Health:
         """Of joined event packets, whose stamp is none that came, that of the newest."""

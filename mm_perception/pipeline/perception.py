@@ -15,6 +15,7 @@ from mm_perception.engines.card import WeightsCard, find_card
 from mm_perception.engines.detector_card import find_detector_card
 from mm_perception.engines.engine import device_of
 from mm_perception.engines.load import load_engine
+from mm_perception.engines.reference import made_inputs
 from mm_perception.engines.tensorrt.settings import TensorRtSettings
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, PreparedDetection, detector_taps
@@ -180,6 +181,16 @@ class Perception:
         if not len(outcome.detections) and not task.no_boxes_means_free:
             raise SightError(f"detector: no boxes, which says nothing: {_in_words(task.degraded)}")
         return outcome
+
+    def warm_up(self) -> None:
+        """Runs every network once, on made inputs: the first run of most runtimes takes many times longer.
+
+        Raises:
+            EngineError: a network cannot run.
+        """
+        for task in (self.segmentation, self.detection):
+            if task is not None:
+                task.engine.run(made_inputs(task.card)[0])
 
     def close(self) -> None:
         for task in (self.segmentation, self.detection):

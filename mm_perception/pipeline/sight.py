@@ -104,6 +104,31 @@ class Sight:
     def with_task(self, name: str, task: TaskSight) -> Sight:
         return replace(self, tasks={**self.tasks, name: task})
 
+    def failed(self, why: str) -> Sight:
+        """Of a set that gave no result at all."""
+        return replace(self, tasks={name: task.failed(why) for name, task in self.tasks.items()})
+
+    def values(self) -> dict[str, str]:
+        """All of it as text, for `codec.status`."""
+        found = {"missing": ", ".join(self.missing)}
+        for name, task in self.tasks.items():
+            found[f"{name}.mode"] = task.mode
+            found[f"{name}.blind"] = _in_words(task.blind)
+            found[f"{name}.degraded"] = _in_words(task.degraded)
+        if "detection" in self.tasks:
+            task = self.tasks["detection"]
+            means_free = task.no_boxes_means_free and not task.blind
+            found["detection.no_boxes_means_free"] = str(means_free).lower()
+        if self.coverage is not None:
+            cover = self.coverage
+            found |= {
+                "coverage.frame_id": cover.frame_id,
+                "coverage.origin_m": " ".join(f"{v:.3f}" for v in cover.origin_xyz_m),
+                "coverage.covered_deg": str(cover.covered_deg),
+                "coverage.sectors": "; ".join(f"{a}..{b}: {r:.0f}" for a, b, r in cover.sectors),
+            }
+        return found
+
 
 def segmentation_sight(observation: Observation, x_sensor: str) -> TaskSight:
     """Args: x_sensor: what feeds the X input; the reference itself for networks that see RGB only."""
@@ -171,6 +196,10 @@ def ground_coverage(observation: Observation, taps: DetectorTaps) -> GroundCover
         x, y, z = (float(v) for v in moved.translation)
         frame_id, origin = moved.dst, (x, y, z)
     return GroundCoverage(frame_id, origin, _runs(health.coverage, round(heading_deg)), health.coverage.covered_deg)
+
+
+def _in_words(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{what}: {why}" for what, why in reasons.items())
 
 
 def _runs(coverage: Coverage, heading_deg: int) -> tuple[tuple[int, int, float], ...]:

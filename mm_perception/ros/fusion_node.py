@@ -1,164 +1,225 @@
-"""The live node: sensor topics in, segmentation and 3D boxes out."""
+"""The live node: sensor topics in, segmentation and 3D boxes out. A lifecycle node."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
+import os
 import sys
 import threading
 import time
-from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
-from mm_perception.core.types import ImageFrame
 from mm_perception.engines.load import why_not
-from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
-from mm_perception.pipeline.perception import PerceptionResult, build_perception
-from mm_perception.ros.diagnostics import WARN, SensorWatch, Status, pipeline_status
-from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
+from mm_perception.pipeline.perception import Perception, build_perception
+from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
 from mm_perception.ros.messages import RclpyMessages, message_class
-from mm_perception.ros.outputs import DetectionOutputs, SegmentationOutputs
 from mm_perception.ros.params import declare_settings
-from mm_perception.ros.qos import input_policy, output_qos
-from mm_perception.ros.subscriptions import AdaptiveSubscription
-from mm_perception.ros.worker import InferenceWorker
+from mm_perception.ros.perception_run import Outputs, PerceptionRun
+from mm_perception.ros.qos import output_qos
 
-_POLL_PERIOD_S = 0.01
-_QOS_PERIOD_S = 1.0
-_LOG_AGAIN_AFTER_S = 5.0
+T = TypeVar("T")
+
+STOP_WITHIN_S = 1.0
+"""What an inference that is under way may take when the node stops."""
+_HEARTBEAT_S = 1.0
+_WAIT_S = 0.02
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class FusionNode(Node):
-    """Decodes and matches in the executor's thread, infers in a worker, publishes what comes out.
+class InterruptedTransitionError(Exception):
+    """The context was shut down while something long was under way."""
+
+
+class FusionNode(LifecycleNode):
+    """configure: load or build the engines; activate: warm up and subscribe; deactivate: stop listening;
+    cleanup: give the engines back. A transition that fails is refused, and its reason is logged and on /diagnostics.
 
     Outputs: `~/output/segmentation` (mono8 class ids with the reference image's header, frame and size),
     `~/output/segmentation_overlay` (rgb8), `~/output/label_info` (latched); with a detector `~/output/detections`
     (vision_msgs/Detection3DArray in the output frame, with the bundle's stamp), `~/output/detection_velocities`,
-    `~/output/detection_markers`, `~/output/detection_overlay` (rgb8); `/diagnostics`.
+    `~/output/detection_markers`, `~/output/detection_overlay` (rgb8); `~/output/perception_status`
+    (diagnostic_msgs/DiagnosticStatus: what each set is worth, see docs/planner.md); `/diagnostics`.
+
+    Attributes:
+        perception: while configured.
+        run: while active.
+        failure: why the last transition was refused; "" if it was not.
     """
 
     def __init__(self, **node_options: Any) -> None:
-        """Raises MmPerceptionError with everything that is wrong with the configuration."""
+        """Raises ConfigError with every parameter that is wrong."""
         super().__init__("fusion_node", **node_options)
         self.settings = declare_settings(self)
-        log = self.get_logger()
+        self.perception: Perception | None = None
+        self.run: PerceptionRun | None = None
+        self.failure = ""
         self._factory = RclpyMessages()
+        self._outputs: Outputs | None = None
+        self._progress = ""
+        self._abandoned = False
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
-        self.perception = build_perception(self.settings, on_progress=self._on_start_up)
-        rig, cards = self.perception.rig, self.perception.cards
-        for card in cards:
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(self.settings.diagnostics_period_s, self._report, clock=self._steady)
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether a thread did not end in time and still uses an engine: the process must end without waiting."""
+        return self._abandoned
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("configure", self._configure, self._cleanup)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("activate", self._activate, self._deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("cleanup", self._cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("shutdown", self._release)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where the node can be configured again."""
+        failure = self.failure
+        outcome = self._transition("error processing", self._release)
+        self.failure = failure or self.failure
+        return outcome
+
+    def _transition(
+        self, name: str, act: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        """rclpy swallows what a transition raises; here it is a refused transition with its reason."""
+        self.failure = ""
+        try:
+            act()
+        except Exception as error:
+            known = isinstance(error, (MmPerceptionError, InterruptedTransitionError))
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self.failure = f"{name} failed: {reason}"
+            if not isinstance(error, InterruptedTransitionError):
+                self.get_logger().error(self.failure)
+            if undo is not None:
+                undo()
+            return FAILURE
+        return SUCCESS
+
+    def _configure(self) -> None:
+        settings = self.settings
+        self.perception = self._patiently("configuring", lambda: build_perception(settings, self._on_progress))
+        log = self.get_logger()
+        for card in self.perception.cards:
             if not card.trained:
                 log.warning(f"model {card.name} is untrained: what it gives means nothing")
-        self._last_logged: dict[tuple[str, str], float] = {}
-        self._suppressed: Counter[tuple[str, str]] = Counter()
-        self._log_lock = threading.Lock()
-        filters = self.settings.sync_policy == "message_filters"
-        synchronizer: MeasurementSynchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig)
-        self.intake = Intake(rig, self._on_problem, synchronizer, self.perception.taps)
-        self._inputs: dict[str, AdaptiveSubscription] = {}
-        self._watch = SensorWatch(self.intake, self._inputs)
-        self._create_outputs()
-        depth = self.settings.queue_depth
-        self._worker = InferenceWorker(self.perception, self._publish, self._on_problem, depth, self._clear)
-        for topic in self.intake.inputs:
-            if topic.topic not in self._inputs:  # cameras may share a CameraInfo; the intake knows whose it is
-                self._subscribe(topic)
-        self.create_timer(_POLL_PERIOD_S, self._poll)
-        self.create_timer(_QOS_PERIOD_S, self._follow_publishers)
-        self.create_timer(self.settings.diagnostics_period_s, self.publish_diagnostics)
-        names = ", ".join(card.name for card in cards)
-        log.info(f"ready: rig {rig.name}, model {names}, engine {self.perception.engine_name}")
+        if not settings.build_only:
+            self._outputs = Outputs(self, self._factory, self.perception)
 
-    def _create_outputs(self) -> None:
-        segmentation, detection = self.perception.segmentation, self.perception.detection
-        self._segmentation = SegmentationOutputs(self, self._factory, segmentation.card) if segmentation else None
-        self._detection = DetectionOutputs(self, self._factory, detection.card, detection.taps) if detection else None
+    def _activate(self) -> None:
+        perception, outputs = self.perception, self._outputs
+        assert perception is not None and outputs is not None
+        self._patiently("activating", perception.warm_up)
+        self.run = PerceptionRun(self, perception, outputs, self.settings)
+        names = ", ".join(card.name for card in perception.cards)
+        self.get_logger().info(f"ready: rig {perception.rig.name}, model {names}, engine {perception.engine_name}")
 
-    def _subscribe(self, topic: InputTopic) -> None:
-        def receive(msg: Any, info: dict[str, Any]) -> None:
-            if topic.role == "sensor":
-                self._watch.arrived(topic.sensor)
-            self._submit(self.intake.receive(topic.topic, msg, time.monotonic_ns()))
+    def _deactivate(self) -> None:
+        run, self.run = self.run, None
+        if run is not None and not run.stop(STOP_WITHIN_S):
+            self._abandoned = True
+            self.get_logger().warning(f"an inference did not end within {STOP_WITHIN_S:.0f} s")
 
-        policy = input_policy(topic, self.perception.rig)
-        kind = message_class(topic.type_name)
-        self._inputs[topic.topic] = AdaptiveSubscription(self, kind, topic.topic, policy, receive)
+    def _cleanup(self) -> None:
+        perception, self.perception = self.perception, None
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            outputs.destroy()
+        if perception is not None and not self._abandoned:
+            perception.close()
+        del perception, outputs
+        give_memory_back()
 
-    def _follow_publishers(self) -> None:
-        for subscription in self._inputs.values():
-            subscription.update()
+    def _release(self) -> None:
+        self._deactivate()
+        self._cleanup()
 
-    def _poll(self) -> None:
-        self._submit(self.intake.poll(time.monotonic_ns()))
+    def _patiently(self, what: str, act: Callable[[], T]) -> T:
+        """Does what may take minutes in a thread of its own, and says meanwhile that it is under way.
 
-    def _submit(self, observations: list[Observation]) -> None:
-        for observation in observations:
-            self._watch.matched(observation.bundle.skew_ns)
-            self._worker.submit(observation)
+        Raises:
+            InterruptedTransitionError: the context was shut down; the thread is left behind.
+            Whatever `act` raises.
+        """
+        results: list[T] = []
+        errors: list[BaseException] = []
 
-    def _publish(self, observation: Observation, result: PerceptionResult) -> None:
-        """Called in the worker's thread."""
-        if self._segmentation is not None and result.segmentation is not None:
-            reference = observation.bundle.measurements[observation.bundle.reference]
-            assert isinstance(reference, ImageFrame)
-            alpha = float(self.get_parameter("overlay_alpha").value)
-            self._segmentation.publish(reference, result.segmentation, alpha)
-        if self._detection is not None and result.detection is not None:
-            self._detection.publish(result.detection)
-        else:
-            self._clear(observation)
+        def work() -> None:
+            try:
+                results.append(act())
+            except BaseException as error:
+                errors.append(error)
 
-    def _clear(self, observation: Observation) -> None:
-        """Called in the worker's thread: there are no boxes of this observation."""
-        if self._detection is not None:
-            self._detection.clear(observation.bundle.stamp_ns)
+        thread = threading.Thread(target=work, name=what, daemon=True)
+        start_s = last_s = time.monotonic()
+        self._progress = ""
+        thread.start()
+        while thread.is_alive():
+            thread.join(_WAIT_S)
+            if not self.context.ok():
+                self._abandoned = thread.is_alive()
+                raise InterruptedTransitionError(f"{what} was interrupted")
+            now_s = time.monotonic()
+            if now_s - last_s >= _HEARTBEAT_S:
+                last_s = now_s
+                self._say_progress(f"{what} since {now_s - start_s:.0f} s: {self._progress}")
+        if errors:
+            raise errors[0]
+        return results[0]
 
-    def _on_start_up(self, text: str) -> None:
-        """Tells what takes long before the node is ready: building an engine can take many minutes."""
+    def _on_progress(self, text: str) -> None:
+        """Called in the thread that loads or builds."""
+        self._progress = text
         self.get_logger().info(text)
-        name = self.get_fully_qualified_name().lstrip("/")
-        status: Status = (f"{name}: pipeline", WARN, f"starting: {text}", {})
-        now_ns = self.get_clock().now().nanoseconds
-        self._diagnostics.publish(encode_diagnostics(self._factory, now_ns, [status], self.settings.rig))
+        self._say_progress(f"starting: {text}")
 
-    def publish_diagnostics(self) -> None:
-        """Sends the state of every sensor and of the pipeline."""
-        now_ns = self.get_clock().now().nanoseconds
-        name = self.get_fully_qualified_name().lstrip("/")
-        counts, latency = self._worker.snapshot()
-        latency = {**self.intake.latency.summary(), **latency}
-        for (where, kind), n in self.intake.rejected.items():
-            if where == "bundle":
-                counts[f"dropped.{kind}"] = counts.get(f"dropped.{kind}", 0) + n
-        for outputs in (self._segmentation, self._detection):
-            counts |= outputs.subscribers() if outputs is not None else {}
-        statuses = [
-            pipeline_status(f"{name}: pipeline", self.perception, counts, latency, self._worker.degraded()),
-            *self._watch.statuses(name, now_ns, self.settings.stale_after_s),
-        ]
-        hardware_id = self.perception.rig.name
-        self._diagnostics.publish(encode_diagnostics(self._factory, now_ns, statuses, hardware_id))
+    def _say_progress(self, text: str) -> None:
+        self._publish([(f"{self._prefix}: pipeline", WARN, text, {})])
 
-    def _on_problem(self, where: str, error: Exception) -> None:
-        """Logs a dropped message, at most once in a while per place and kind."""
-        key = (where, type(error).__name__)
-        now = time.monotonic()
-        with self._log_lock:  # both threads report
-            if now - self._last_logged.get(key, -1e9) < _LOG_AGAIN_AFTER_S:
-                self._suppressed[key] += 1
-                return
-            count = self._suppressed.pop(key, 0)
-            self._last_logged[key] = now
-        more = f" ({count} more like it)" if count else ""
-        self.get_logger().warning(f"{where}: dropped: {type(error).__name__}: {error}{more}")
+    def _report(self) -> None:
+        """Sends the state of every sensor and of the pipeline, and that the node is blind where nothing comes."""
+        now_s = time.monotonic()
+        if self.run is not None:
+            self.run.publish_silence(now_s)
+            self._publish(self.run.statuses(self._prefix, now_s))
+            return
+        label = self._state_machine.current_state[1]
+        level, text = (ERROR, f"{label}: {self.failure}") if self.failure else (OK, f"{label}: gives no results")
+        self._publish([(f"{self._prefix}: pipeline", level, text, {"state": label})])
+
+    @property
+    def _prefix(self) -> str:
+        return str(self.get_fully_qualified_name()).lstrip("/")
+
+    def _publish(self, statuses: list[Status]) -> None:
+        rig = self.settings.rig if self.perception is None else self.perception.rig.name
+        now_ns = self.get_clock().now().nanoseconds
+        self._diagnostics.publish(encode_diagnostics(self._factory, now_ns, statuses, rig))
 
     def built(self) -> int:
         """The end of `build_only`: 0 where the engines are what this machine can have at best, else 1."""
+        assert self.perception is not None
         name, log = self.perception.engine_name, self.get_logger()
         others = [one for one in name.split(", ") if not one.startswith("tensorrt")]
         if self.settings.engine == "auto" and others and why_not("tensorrt") is None:
@@ -169,41 +230,83 @@ class FusionNode(Node):
 
     def shut_down(self) -> None:
         """Ends the worker and frees the engine."""
-        if self._worker.stop():
-            self.perception.close()
+        self._release()
+
+
+def give_memory_back() -> None:
+    """Returns freed memory to the system: an engine's buffers are large, and malloc keeps them."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps what it keeps
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def start(node: FusionNode) -> int | None:
+    """Brings the node to life as its settings say; an exit code if it shall end at once."""
+    if node.settings.build_only:
+        if node.trigger_configure() != SUCCESS:
+            return _refused(node)
+        return node.built()
+    if not node.settings.autostart:
+        node.get_logger().info("unconfigured: waits for a lifecycle manager (autostart is false)")
+        return None
+    if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
+        return _refused(node)
+    return None
+
+
+def _refused(node: FusionNode) -> int:
+    if not node.context.ok():
+        return 0
+    node.get_logger().fatal(f"cannot start: {node.failure}")
+    return 2
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM.
+    """Runs the node until SIGINT or SIGTERM, within 2 s of which it ends wherever it is.
 
     Returns:
         0 after a clean end, 1 if `build_only` has not built what could be built, 2 if the configuration cannot be
         used.
     """
-    rclpy.init(args=args)
     node: FusionNode | None = None
+    code = 0
     try:
+        rclpy.init(args=args)
         node = FusionNode()
-        if node.settings.build_only:
-            return node.built()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
+        early = start(node)
+        if early is not None:
+            code = early
+        else:
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except MmPerceptionError as error:
         rclpy.logging.get_logger("fusion_node").fatal(f"cannot start: {error}")
-        return 2
+        code = 2
     except Exception:
         # A signal can end the context in the middle of any call into rcl, which then fails.
         if rclpy.ok():
             raise
     finally:
         if node is not None:
-            node.shut_down()
+            _end(node, code)
+    return code
+
+
+def _end(node: FusionNode, code: int) -> None:
+    """Frees everything; with a thread left in the middle of native code, the process ends without waiting for it."""
+    try:
+        node.shut_down()
+        if not node.has_leftovers:
             node.destroy_node()
+    finally:
         rclpy.try_shutdown()
-    return 0
+        if node.has_leftovers:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ class MessageFiltersSynchronizer(Generic[Item]):
     def silent(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def next_deadline_ns(self) -> int | None:
+        return None
+
     def poll(self, now_ns: int) -> list[MatchedSet[Item]]:
         ready, self._ready = self._ready, []
         return ready

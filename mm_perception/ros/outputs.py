@@ -33,6 +33,7 @@ class SegmentationOutputs:
 
     def __init__(self, node: Node, factory: RclpyMessages, card: ModelCard) -> None:
         image = message_class("sensor_msgs/msg/Image")
+        self._node = node
         self._factory = factory
         self._colors = class_colors(len(card.classes), card.palette)
         self._classes = node.create_publisher(image, "~/output/segmentation", output_qos())
@@ -50,6 +51,11 @@ class SegmentationOutputs:
             picture = draw_overlay(reference.image, segmentation, self._colors, alpha)
             self._overlay.publish(encode_image(self._factory, picture, "rgb8", stamp_ns, frame_id))
 
+    def destroy(self) -> None:
+        """Takes the topics away."""
+        for publisher in (self._classes, self._overlay, self._label_info):
+            self._node.destroy_publisher(publisher)
+
     def subscribers(self) -> dict[str, int]:
         """Of the topics that a session waits for."""
         return {
@@ -63,7 +69,7 @@ class DetectionOutputs:
     while somebody listens. Where Autoware's messages are installed, `detected_objects`, too."""
 
     def __init__(self, node: Node, factory: RclpyMessages, card: DetectorCard, taps: DetectorTaps) -> None:
-        self._factory, self._taps = factory, taps
+        self._node, self._factory, self._taps = node, factory, taps
         self._reach_m = card.sizes.reach_m
         self._colors = detection_colors(card.classes)
         self._deviations = card.deviations
@@ -100,6 +106,12 @@ class DetectionOutputs:
             empty = replace(self._last.take(np.zeros(len(self._last), np.bool_)), stamp_ns=stamp_ns)
             self._markers.publish(self._markers_of.encode(self._factory, empty))
         self._last = None
+
+    def destroy(self) -> None:
+        """Takes the topics away."""
+        for publisher in (self._boxes, self._velocities, self._markers, self._overlay, self._objects):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
 
     def subscribers(self) -> dict[str, int]:
         """Of the topics that a session waits for."""

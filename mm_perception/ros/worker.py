@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -47,10 +47,10 @@ class InferenceWorker:
         on_result: Callable[[Observation, PerceptionResult], None],
         on_problem: Callable[[str, Exception], None],
         queue_depth: int = 1,
-        on_drop: Callable[[Observation], None] = lambda observation: None,
+        on_drop: Callable[[Observation, Exception], None] = lambda observation, error: None,
     ) -> None:
         """Args:
-        on_drop: is given each observation that gave no result, in the worker's thread.
+        on_drop: is given each observation that gave no result and why, in the worker's thread.
         queue_depth: how many observations wait at most while one is worked on; 1: the latest wins.
         """
         self._perception = perception
@@ -65,7 +65,6 @@ class InferenceWorker:
         self._stopping = False
         self._counts: Counter[str] = Counter()
         self._latency = LatencyLog()
-        self._degraded: dict[str, str] = {}
         self._on_drop = on_drop
         take = self._take_prepared if perception.overlaps else self._take_waiting
         steps: dict[str, Callable[[], bool]] = {"inference": partial(self._work, take)}
@@ -92,10 +91,16 @@ class InferenceWorker:
             unfinished = len(self._waiting) + self._is_preparing + (self._prepared is not None) + self._is_working
             return {**self._counts, "unfinished": unfinished}, self._latency.summary()
 
-    def degraded(self) -> dict[str, str]:
-        """What the newest result lacked, by a short name, in words; "result" if there was none at all."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits or is being worked on."""
         with self._condition:
-            return dict(self._degraded)
+            return bool(self._waiting) or self._is_preparing or self._prepared is not None or self._is_working
+
+    def note(self, stage_ms: Mapping[str, float]) -> None:
+        """Adds durations that somebody else measured to those of `snapshot`."""
+        with self._condition:
+            self._latency.add(stage_ms)
 
     def stop(self, timeout_s: float = 30.0) -> bool:
         """Ends the threads after what they are at; returns whether they ended in time."""
@@ -175,9 +180,8 @@ class InferenceWorker:
         except Exception as error:  # one bad observation must not end the vehicle's perception
             with self._condition:
                 self._counts[f"dropped.{type(error).__name__}"] += 1
-                self._degraded = {"result": f"{type(error).__name__}: {error}"}
             self._on_problem("bundle", error)
-            self._on_drop(observation)
+            self._on_drop(observation, error)
             return
         degraded = result.detection.degraded if result.detection is not None else {}
         for task, failure in result.failures.items():
@@ -186,7 +190,6 @@ class InferenceWorker:
             self._counts["published"] += 1
             self._counts.update(f"{task}.failed.{type(e).__name__}" for task, e in result.failures.items())
             self._counts.update(f"degraded.{what}" for what in degraded)
-            self._degraded = degraded | {f"{task}.failed": str(e) for task, e in result.failures.items()}
             self._latency.add(clock.stage_ms | {"bundle_to_output": (time.perf_counter() - submitted_s) * 1e3})
 
 

@@ -69,6 +69,7 @@ class MatchedSet(Generic[Item]):
         skew_ns: by stream name, stamp minus target (for windows: how far the stream lags, at most 0).
         missing: names of streams without a match.
         waited_ns: how long the reference waited for the others, on the clock of `now_ns`; 0 if flushed.
+        arrived_ns: when the reference came, on that clock.
     """
 
     stamp_ns: int
@@ -76,6 +77,7 @@ class MatchedSet(Generic[Item]):
     skew_ns: Mapping[str, int]
     missing: tuple[str, ...]
     waited_ns: int = 0
+    arrived_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -309,7 +311,7 @@ class Synchronizer(Generic[Item]):
 
     @property
     def next_deadline_ns(self) -> int | None:
-        """When the oldest set's time is up, on the clock of `now_ns`."""
+        """When the oldest set's time is up, on the clock of `now_ns`; None if no set waits."""
         return self._pending[0].deadline_ns if self._pending else None
 
     def _push_reference(self, stamp_ns: int, item: Item, now_ns: int) -> None:
@@ -467,8 +469,9 @@ class Synchronizer(Generic[Item]):
             return None
         self.stats.sets += 1
         self.stats.matched.update(items.keys())
-        waited_ns = 0 if now_ns is None else now_ns - (head.deadline_ns - self._max_wait_ns)
-        return MatchedSet(head.stamp_ns, items, skew_ns, missing, waited_ns)
+        arrived_ns = head.deadline_ns - self._max_wait_ns
+        waited_ns = 0 if now_ns is None else max(0, now_ns - arrived_ns)
+        return MatchedSet(head.stamp_ns, items, skew_ns, missing, waited_ns, arrived_ns)
 
     def _discard_stale(self, buffer: _Buffer[Item], reference_ns: int) -> None:
         """Drops what is too old for this reference and so for all later ones."""

@@ -242,7 +242,7 @@ def test_progress_of_the_start_is_told_on_diagnostics(monkeypatch, small_card):
     def build(settings, on_progress):
         # As a builder does: it tells again and again, until somebody has had the time to listen.
         deadline = time.monotonic() + 30
-        while not heard and time.monotonic() < deadline:
+        while (1, "starting: Timing graph nodes: 40 %") not in heard and time.monotonic() < deadline:
             on_progress("Timing graph nodes: 40 %")
             executor.spin_once(timeout_sec=0.05)
         return build_perception(settings, on_progress)
@@ -253,7 +253,8 @@ def test_progress_of_the_start_is_told_on_diagnostics(monkeypatch, small_card):
         parameter_overrides=[Parameter("model", value=str(small_card)), Parameter("engine", value="onnxruntime")],
     )
     try:
-        assert heard[0] == (1, "starting: Timing graph nodes: 40 %")
+        node.trigger_configure()
+        assert (1, "starting: Timing graph nodes: 40 %") in heard
     finally:
         node.shut_down()
         node.destroy_node()
@@ -310,17 +311,20 @@ def test_overlay_is_made_only_for_listeners(monkeypatch, small_card, demo_bag):
         ],
     )
     try:
+        node.trigger_configure()
+        node.trigger_activate()
+        run = node.run
         with BagReader(demo_bag) as bag:
-            for message in bag.messages({route.topic for route in node.intake.inputs}):
-                found = node.intake.receive(message.topic, bag.decode(message), message.log_ns)
-                node._submit(found)
+            for message in bag.messages({route.topic for route in run.intake.inputs}):
+                found = run.intake.receive(message.topic, bag.decode(message), message.log_ns)
+                run._submit(found)
                 deadline = time.monotonic() + 30
-                while node._worker.snapshot()[0].get("published", 0) < 1 and found:
+                while run._worker.snapshot()[0].get("published", 0) < 1 and found:
                     assert time.monotonic() < deadline
                     time.sleep(0.005)
                 if found:
                     break
-        assert node._worker.snapshot()[0]["published"] == 1
+        assert run._worker.snapshot()[0]["published"] == 1
         assert drawn == []
     finally:
         node.shut_down()
