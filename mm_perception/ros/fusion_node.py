@@ -24,7 +24,7 @@ from mm_perception.pipeline.perception import Perception, build_perception
 from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.params import declare_settings
-from mm_perception.ros.perception_run import Outputs, PerceptionRun
+from mm_perception.ros.perception_run import Outputs, PerceptionRun, forget_destroyed
 from mm_perception.ros.qos import output_qos
 
 T = TypeVar("T")
@@ -149,6 +149,7 @@ class FusionNode(LifecycleNode):
         if perception is not None and not self._abandoned:
             perception.close()
         del perception, outputs
+        forget_destroyed(self)
         give_memory_back()
 
     def _release(self) -> None:

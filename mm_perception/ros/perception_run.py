@@ -180,6 +180,7 @@ class PerceptionRun:
     def _follow_publishers(self) -> None:
         for subscription in self._inputs.values():
             subscription.update()
+        forget_destroyed(self._node)
 
     def _submit(self, observations: list[Observation]) -> None:
         for observation in observations:
@@ -267,6 +268,12 @@ class PerceptionRun:
             type(error).__name__ if isinstance(error, MmPerceptionError) else f"internal error {type(error).__name__}"
         )
         self._node.get_logger().warning(f"{where}: dropped: {kind}: {error}{more}")
+
+
+def forget_destroyed(node: Node) -> None:
+    """rclpy's callback groups keep a dead reference of each timer, subscription and publisher that was destroyed."""
+    entities = node.default_callback_group.entities
+    entities -= {entity for entity in entities if entity() is None}
 
 
 def _arrival_ns(info: dict[str, Any]) -> int:
