@@ -94,6 +94,11 @@ class AdaptiveSubscription:
         text = f"{_words(decision.reliability)}, {_words(decision.durability)}, {self._queue_text()}"
         return f"{text}; reliable, transient local for latched publishers" if decision.with_latched else text
 
+    @property
+    def settled(self) -> bool:
+        """Whether no change of the QoS is under way."""
+        return not self._retired and self._stricter_since_s is None
+
     def update(self) -> None:
         """Looks at the publishers and re-creates the subscription where another QoS is right; cheap if nothing is new.
 
