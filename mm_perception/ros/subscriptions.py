@@ -185,7 +185,7 @@ class AdaptiveSubscription:
 
         def refuse(event: Any) -> None:
             if is_current():
-                self._countrefusal(event)
+                self._count_refusal(event)
 
         def match(event: Any) -> None:
             self.update()
@@ -257,7 +257,7 @@ class AdaptiveSubscription:
         if (text := self._loss(self._last_loss_s)) is not None:
             self._warn("lost", text)
 
-    def _countrefusal(self, event: Any) -> None:
+    def _count_refusal(self, event: Any) -> None:
         self.incompatible[_policy_name(event.last_policy_kind)] += event.total_count_change
         self.update()
         if (text := self._wrong_qos()) is not None:
@@ -306,7 +306,7 @@ class AdaptiveSubscription:
         elif best_effort:
             cure = (
                 "large messages over about 0.5 MB do not get through with best effort and Fast DDS's defaults: make "
-                "the publisher reliable, or start both sides with config/dds/fastdds.xml"
+                "the publisher reliable, or start its process with config/dds/fastdds.xml"
             )
         else:
             cure = "look whether the driver sends at all (ros2 topic hz), then at the network and the domain"
@@ -317,7 +317,7 @@ class AdaptiveSubscription:
             return None
         best_effort = (self._decision or QosDecision()).reliability == ReliabilityPolicy.BEST_EFFORT
         cure = (
-            "make the publisher reliable, or start both sides with config/dds/fastdds.xml"
+            "make the publisher reliable, or start its process with config/dds/fastdds.xml"
             if best_effort
             else "the publisher's queue is too short for the load: make it deeper, or send less"
         )
