@@ -304,12 +304,24 @@ def test_overrides_stay_while_the_rest_follows(make_world):
     latched.publish(info(1))
     world.wait(lambda: world.got == [1], "a message")
     subscription.destroy()
-    assert world.subscribe().decided == "best effort, transient local, depth 7"  # declared parameters are no obstacle
+    # Declared parameters are no obstacle, and win over the rig.
+    assert world.subscribe(InputPolicy("reliable")).decided == "best effort, transient local, depth 7"
+
+
+def test_rig_that_has_changed_is_heeded_without_overrides(make_world):
+    world = make_world()
+    world.subscribe(InputPolicy("reliable", depth=3)).destroy()
+    assert world.subscribe(InputPolicy("auto", depth=4)).decided == "best effort, volatile, depth 4"
+
+
+def test_best_available_takes_what_is_offered_whatever_the_rig_says(make_world):
+    world = make_world(reliability="best_available")
+    assert world.subscribe(InputPolicy("reliable")).decided == "best effort, volatile, depth 1"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("reliability", "certain"), ("durability", 3), ("history", "auto"), ("depth", 0), ("depth", "many")],
+    [("reliability", "certain"), ("durability", 3), ("history", "some"), ("depth", -1), ("depth", "many")],
 )
 def test_unusable_override_is_an_error_that_names_it(make_world, name, value):
     world = make_world(**{name: value})
