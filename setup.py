@@ -6,7 +6,7 @@ package_name = "mm_perception"
 
 
 def config_files(folder: str) -> tuple[str, list[str]]:
-    kinds = ("yaml", "rviz", "safetensors")
+    kinds = ("yaml", "rviz", "safetensors", "xml")
     return f"share/{package_name}/{folder}", [path for kind in kinds for path in glob(f"{folder}/*.{kind}")]
 
 
@@ -19,6 +19,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
         config_files("config"),
+        config_files("config/dds"),
         config_files("config/models"),
         config_files("config/recipes"),
         config_files("config/rigs"),

@@ -84,5 +84,7 @@ def test_entry_points_can_be_imported(entry):
 def test_shipped_files_are_installed():
     for pattern in ("launch/*.launch.py", "config"):
         assert pattern in SETUP
-    for folder in {p.parent.relative_to(ROOT) for p in (ROOT / "config").rglob("*.yaml")}:
-        assert f'"{folder.as_posix()}"' in SETUP
+    for suffix in ("yaml", "xml"):
+        assert f'"{suffix}"' in SETUP
+        for folder in {p.parent.relative_to(ROOT) for p in (ROOT / "config").rglob(f"*.{suffix}")}:
+            assert f'"{folder.as_posix()}"' in SETUP

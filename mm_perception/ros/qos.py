@@ -94,10 +94,11 @@ def input_policy(topic: InputTopic, rig: RigConfig) -> InputPolicy:
 
 
 def requested_qos(node: Node, topic: str, policy: InputPolicy) -> tuple[HistoryPolicy, int, FixedPolicies]:
-    """History, depth and what is fixed: the policy, or the user's `qos_overrides.` parameters.
+    """History, depth and what is fixed: the user's `qos_overrides.` parameters, where they say nothing the policy.
 
     rclpy's own QoSOverridingOptions would declare the first decision as the value of the parameter, which then looks
-    like the user's; here "auto" is a value.
+    like the user's. Here the values that say nothing, "auto" and 0, can be told from those of a user, also after the
+    rig has changed; "best_available" takes what is offered, whatever the rig says.
 
     Args:
         topic: the resolved name.
@@ -106,35 +107,32 @@ def requested_qos(node: Node, topic: str, policy: InputPolicy) -> tuple[HistoryP
         ConfigError: a parameter holds what is no such policy.
     """
     prefix = f"qos_overrides.{topic}.subscription"
-    history = _enumerated(node, f"{prefix}.history", "keep_last", HistoryPolicy)
-    if history is None:
-        raise ConfigError(f"parameter {prefix}.history: expected keep_last or keep_all, got 'auto'")
-    depth = _parameter(node, f"{prefix}.depth", policy.depth)
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise ConfigError(f"parameter {prefix}.depth: expected an integer of 1 or more, got {depth!r}")
-    reliability = _enumerated(node, f"{prefix}.reliability", policy.reliability, ReliabilityPolicy)
-    durability = _enumerated(node, f"{prefix}.durability", "auto", DurabilityPolicy)
-    return history, depth, FixedPolicies(reliability, durability)
+    history = _override(node, f"{prefix}.history", HistoryPolicy, "auto")
+    depth = _parameter(node, f"{prefix}.depth", 0)
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+        raise ConfigError(f"parameter {prefix}.depth: expected 1 or more, or 0 for the rig's, got {depth!r}")
+    reliability = _override(node, f"{prefix}.reliability", ReliabilityPolicy, policy.reliability)
+    durability = _override(node, f"{prefix}.durability", DurabilityPolicy, "auto")
+    return history or HistoryPolicy.KEEP_LAST, depth or policy.depth, FixedPolicies(reliability, durability)
+
+
+def _override(node: Node, name: str, kinds: Any, otherwise: str) -> Any:
+    """The policy that a parameter names, or `otherwise`; None: what is offered."""
+    value = _parameter(node, name, "auto")
+    known = {kind.name.lower(): kind for kind in kinds if kind.name != "UNKNOWN"}
+    if value != "auto" and value not in known:
+        raise ConfigError(f"parameter {name}: expected auto or one of {', '.join(sorted(known))}, got {value!r}")
+    chosen = otherwise if value == "auto" else value
+    return None if chosen in ("auto", "best_available") else known[chosen]
 
 
 def _parameter(node: Node, name: str, default: Any) -> Any:
     if not node.has_parameter(name):
-        description = f"{name.rsplit('.', 1)[-1]} of the subscription, auto: as the publishers offer"
+        text = f"{name.rsplit('.', 1)[-1]} of the subscription; {default}: as the rig says, or the publishers offer"
         node.declare_parameter(
-            name, default, ParameterDescriptor(description=description, read_only=True, dynamic_typing=True)
+            name, default, ParameterDescriptor(description=text, read_only=True, dynamic_typing=True)
         )
     return node.get_parameter(name).value
-
-
-def _enumerated(node: Node, name: str, default: str, kinds: Any) -> Any:
-    """The policy of that name; None for auto, and for best_available, which means the same."""
-    value = _parameter(node, name, default)
-    known = {kind.name.lower(): kind for kind in kinds if kind.name != "UNKNOWN"}
-    if value in ("auto", "best_available"):
-        return None
-    if value not in known:
-        raise ConfigError(f"parameter {name}: expected auto or one of {', '.join(sorted(known))}, got {value!r}")
-    return known[value]
 
 
 def refusal(offered: QoSProfile, asked: QoSProfile) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -77,7 +77,8 @@ class AdaptiveSubscription:
         self._last_arrival_s: float | None = None
         self._interval_s = 0.0
         self._last_loss_s: float | None = None
-        self._recent: deque[tuple[int, int | None]] = deque(maxlen=max(256, 2 * self._depth))
+        self._remembered = max(256, 2 * self._depth)
+        self._recent: dict[tuple[int, int | None, bytes | None], None] = {}
         self._logged_s: dict[str, float] = {}
         self._destroyed = False
         self.update()
@@ -93,6 +94,11 @@ class AdaptiveSubscription:
         decision = self._decision or QosDecision()
         text = f"{_words(decision.reliability)}, {_words(decision.durability)}, {self._queue_text()}"
         return f"{text}; reliable, transient local for latched publishers" if decision.with_latched else text
+
+    @property
+    def settled(self) -> bool:
+        """Whether no change of the QoS is under way."""
+        return not self._retired and self._stricter_since_s is None
 
     def update(self) -> None:
         """Looks at the publishers and re-creates the subscription where another QoS is right; cheap if nothing is new.
@@ -179,7 +185,7 @@ class AdaptiveSubscription:
 
         def refuse(event: Any) -> None:
             if is_current():
-                self._countrefusal(event)
+                self._count_refusal(event)
 
         def match(event: Any) -> None:
             self.update()
@@ -206,21 +212,25 @@ class AdaptiveSubscription:
         if source is self._main or source is self._latched:
             for older, _ in list(self._retired):
                 self._drain(older)  # what it holds was sent earlier
-        stamp_ns = info.get("source_timestamp", 0)
-        key = (stamp_ns, info.get("publication_sequence_number"))
-        if stamp_ns and key in self._recent and self._may_repeat():
+        if self._is_known(info):
             return
-        self._recent.append(key)
         self.received += 1
         now_s = time.monotonic()
         self._interval_s = now_s - (self._last_arrival_s or now_s)
         self._last_arrival_s = now_s
         self._receiver(msg, info)
 
-    def _may_repeat(self) -> bool:
-        decision = self._decision or QosDecision()
-        latched = decision.durability == DurabilityPolicy.TRANSIENT_LOCAL
-        return bool(self._retired) or self._latched is not None or latched
+    def _is_known(self, info: dict[str, Any]) -> bool:
+        """Whether this message was passed on before; a middleware without time stamps repeats what comes twice."""
+        gid = (info.get("publisher_gid") or {}).get("data")
+        key = (info.get("source_timestamp", 0), info.get("publication_sequence_number"), gid)
+        if not key[0]:
+            return False
+        known = key in self._recent
+        self._recent[key] = None
+        if len(self._recent) > self._remembered:
+            del self._recent[next(iter(self._recent))]
+        return known
 
     def _drain(self, subscription: Subscription) -> int:
         # The bound is what the queue can hold: a fast publisher must not keep us here.
@@ -247,7 +257,7 @@ class AdaptiveSubscription:
         if (text := self._loss(self._last_loss_s)) is not None:
             self._warn("lost", text)
 
-    def _countrefusal(self, event: Any) -> None:
+    def _count_refusal(self, event: Any) -> None:
         self.incompatible[_policy_name(event.last_policy_kind)] += event.total_count_change
         self.update()
         if (text := self._wrong_qos()) is not None:
@@ -296,7 +306,7 @@ class AdaptiveSubscription:
         elif best_effort:
             cure = (
                 "large messages over about 0.5 MB do not get through with best effort and Fast DDS's defaults: make "
-                "the publisher reliable, or start both sides with config/dds/fastdds.xml"
+                "the publisher reliable, or start its process with config/dds/fastdds.xml"
             )
         else:
             cure = "look whether the driver sends at all (ros2 topic hz), then at the network and the domain"
@@ -307,7 +317,7 @@ class AdaptiveSubscription:
             return None
         best_effort = (self._decision or QosDecision()).reliability == ReliabilityPolicy.BEST_EFFORT
         cure = (
-            "make the publisher reliable, or start both sides with config/dds/fastdds.xml"
+            "make the publisher reliable, or start its process with config/dds/fastdds.xml"
             if best_effort
             else "the publisher's queue is too short for the load: make it deeper, or send less"
         )
