@@ -118,8 +118,8 @@ def train(
     """
     place = choose_device(device)
     check_sources(card, source_train, source_val)
-    out.mkdir(parents=True, exist_ok=True)
     check_folder(out, resume)
+    out.mkdir(parents=True, exist_ok=True)
     with machine(threads, place):
         run = _Run(card, source_train, source_val, recipe, out, place, save_every_s)
         if resume:
@@ -128,9 +128,15 @@ def train(
 
 
 def check_folder(out: Path, resume: bool) -> None:
-    """Raises TrainingError if a run lies in `out` that is not to be resumed."""
-    if not resume and (out / "last.pt").exists():
+    """Raises TrainingError if a run lies in `out` that is not to be resumed, or anything else."""
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out}: expected a folder for the run, got a file; choose another")
+    if resume or not out.is_dir():
+        return
+    if (out / "last.pt").exists():
         raise TrainingError(f"{out / 'last.pt'}: a run is there already: resume it, or choose another folder")
+    if there := sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")):
+        raise TrainingError(f"{out}: expected a new or empty folder for the run, it holds {there[0]}; choose another")
 
 
 def choose_device(name: str) -> torch.device:

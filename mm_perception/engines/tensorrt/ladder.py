@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.core.scratch import scratch_folder
 from mm_perception.engines.agreement import TOLERANCES, Agreement, agreement
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.engine import Array, Engine, NotFiniteError
@@ -390,8 +390,8 @@ class Workshop:
     @contextlib.contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".graph-") as folder:
-            yield Path(folder)
+        with scratch_folder(self._folder / "graph") as folder:
+            yield folder
 
 
 @contextlib.contextmanager
