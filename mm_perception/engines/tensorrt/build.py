@@ -104,7 +104,10 @@ def build(job: BuildJob, tell: Progress) -> dict[str, Any]:
         raise kind(f"{library} cannot build {job.onnx.name}: {_last(log)}")
     job.plan.write_bytes(memoryview(plan))
     if with_cache:
-        _write_timing_cache(config, job)
+        try:
+            _write_timing_cache(config, job)
+        except OSError as error:
+            tell(f"the measured kernels cannot be kept ({error.strerror or error}): the next build takes longer")
     return {
         "layers": network.num_layers,
         "parse_s": round(parsed_s, 2),
