@@ -6,7 +6,7 @@ package_name = "mm_perception"
 
 
 def config_files(folder: str) -> tuple[str, list[str]]:
-    kinds = ("yaml", "rviz", "safetensors")
+    kinds = ("yaml", "rviz", "safetensors", "xml")
     return f"share/{package_name}/{folder}", [path for kind in kinds for path in glob(f"{folder}/*.{kind}")]
 
 
@@ -24,6 +24,7 @@ setup(
         config_files("config/rigs"),
         config_files("config/rviz"),
         config_files("config/scenarios"),
+        config_files("config/security"),
     ],
     package_data={package_name: ["py.typed"]},
     python_requires=">=3.10",
