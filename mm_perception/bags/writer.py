@@ -61,20 +61,24 @@ class BagWriter:
         self._writer = Writer(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
         if self._single:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        try:
+            self._writer.open()
+        except OSError as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise BagError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         self._connections: dict[str, Connection] = {}
         self.factory = BagMessages()
 
     def write(self, topic: str, message: Any, log_ns: int, latched: bool = False) -> None:
         """Appends a message made by `factory`; `latched` marks a transient-local topic."""
         type_name = message.__msgtype__
-        connection = self._connections.get(topic)
-        if connection is None:
-            connection = self._writer.add_connection(
-                topic, type_name, typestore=typestore(), offered_qos_profiles=[_qos(latched)]
-            )
-            self._connections[topic] = connection
         try:
+            connection = self._connections.get(topic)
+            if connection is None:
+                connection = self._writer.add_connection(
+                    topic, type_name, typestore=typestore(), offered_qos_profiles=[_qos(latched)]
+                )
+                self._connections[topic] = connection
             self._writer.write(connection, log_ns, typestore().serialize_cdr(message, type_name))
         except OSError as error:
             raise BagError(f"{self.path}: cannot be written ({error.strerror or error})") from error
