@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     check_card(card)
     replace(card, name=published_name(card.name, args.name))  # an impossible name is told before the training
     out, device = args.out or Path("out/train") / card.name, str(choose_device(args.device))
-    check_folder(out, args.resume)  # before frames are made for an hour
+    check_folder(out, args.resume, be_empty=True)  # before frames are made for an hour
     check_published(out, published_name(card.name, args.name), card, args.card)
     train, val = _world(args, card, console) if args.data == WORLD else _frames(args, card, console)
     console.print(

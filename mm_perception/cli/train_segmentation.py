@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.from_scratch:
         card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)
     out = args.out or Path("out/train") / card.name
-    check_folder(out, args.resume)  # before frames are made for half an hour
+    check_folder(out, args.resume, be_empty=True)  # before frames are made for half an hour
     check_published(out, published_name(card.name, args.name), card, args.card)
     if args.data == WORLD:
         source_train, source_val = _world(args, card, console)

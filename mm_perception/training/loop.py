@@ -127,15 +127,27 @@ def train(
         return run.finish(on_progress or (lambda _: None))
 
 
-def check_folder(out: Path, resume: bool) -> None:
-    """Raises TrainingError if a run lies in `out` that is not to be resumed, or anything else."""
+RUN_FILES = ("last.pt", "best.pt", "lidar.pt", "fusion.pt", "curve.csv", "curve.png")
+"""What trainings write into their folder, beside the published weights and card."""
+
+
+def check_folder(out: Path, resume: bool, be_empty: bool = False) -> None:
+    """Refuses a folder in which a training would replace what it did not make.
+
+    Args:
+        be_empty: refuse other files, too.
+
+    Raises:
+        TrainingError: a run lies in `out` that is not to be resumed, or something else.
+    """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out}: expected a folder for the run, got a file; choose another")
     if resume or not out.is_dir():
         return
     if (out / "last.pt").exists():
         raise TrainingError(f"{out / 'last.pt'}: a run is there already: resume it, or choose another folder")
-    if there := sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")):
+    there = sorted(entry.name for entry in out.iterdir() if be_empty or entry.name in RUN_FILES)
+    if there:
         raise TrainingError(f"{out}: expected a new or empty folder for the run, it holds {there[0]}; choose another")
 
 

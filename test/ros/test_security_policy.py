@@ -17,9 +17,9 @@ def allowed(policy: str, kind: str, may: str) -> set[str]:
     return {str(one.text).replace("~", f"/{NODE_NAME}", 1) for one in found}
 
 
-@pytest.mark.parametrize("rig", ["demo", "default"])
+@pytest.mark.parametrize("rig", ["demo", "rgbt"])
 def test_what_the_node_declares_is_allowed(start_session, rig):
-    session = start_session(rig, overlays=False)
+    session = start_session(rig, overlays=False, engine="torch")
     # /diagnostics are sent by a timer, when everything has been declared.
     session.wait_until(lambda: bool(session.result.pipeline.get("engine")), 120, "the node")
     policy, graph = security_policy(load_rig(rig)), session.node
