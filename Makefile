@@ -13,7 +13,7 @@ help:
 	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= DETECTOR= ENGINE= OUT= RATE="
 	@echo "make test    all checks and tests; SLOW=1: large networks, too"
 	@echo "make lint    format, lint and types only"
-	@echo "make clean   remove .venv and everything that was built"
+	@echo "make clean   remove .venv and everything that was built; results in out/ stay"
 
 setup:
 	@scripts/setup.sh
@@ -33,6 +33,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Only what the tools themselves mark as theirs: colcon's folders hold COLCON_IGNORE, caches CACHEDIR.TAG, and a
+# virtual environment of scripts/setup.sh its .made-by-setup.
 clean:
-	rm -rf .venv build install log out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@[ ! -e .venv ] || scripts/setup.sh --remove
+	@for folder in build install log; do if [ -e $$folder/COLCON_IGNORE ]; then rm -rf $$folder; fi; done
+	@for folder in .mypy_cache .pytest_cache .ruff_cache; do if [ -e $$folder/CACHEDIR.TAG ]; then rm -rf $$folder; fi; done
+	rm -rf mm_perception.egg-info .hypothesis
+	find mm_perception test launch -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ setup(
         config_files("config/rigs"),
         config_files("config/rviz"),
         config_files("config/scenarios"),
+        config_files("config/security"),
     ],
     package_data={package_name: ["py.typed"]},
     python_requires=">=3.10",

@@ -3,17 +3,28 @@
 # are missing, and this package. A second run with the same inputs returns at once.
 #
 # PYTHON           interpreter to use (default: the newest of python3.14 .. python3.10, python3)
+# --remove         remove the .venv that this script made, and end
 # TORCH_INDEX_URL  package index for torch (default: the CPU builds' index, unless pip has a find-links folder)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 venv=$root/.venv
+mark=$venv/.made-by-setup # only a .venv with this in it is ever removed
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 total=7
 begin=$SECONDS
 
 step() { printf '[%d/%d] %s (%d s so far)\n' "$1" "$total" "$2" $((SECONDS - begin)); }
 fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
+
+remove_venv() {
+  [[ -e $venv || -L $venv ]] || return 0
+  # .ready: written by this script before it left the mark
+  if [[ -L $venv || ( ! -e $mark && ! -e $venv/.ready ) ]]; then
+    fail "$venv is not from this script: move it away"
+  fi
+  rm -rf "$venv"
+}
 
 quietly() { # runs a command; shows what it printed only if it fails
   local log
@@ -126,6 +137,8 @@ build_interface() { # name
   rm -rf "$build"
 }
 
+if [[ ${1:-} == --remove ]]; then remove_venv; exit 0; fi
+
 python=$(find_python)
 if [[ -n $python && -f $venv/.ready && "$(cat "$venv/.ready")" == "$(input_hash)" ]]; then exit 0; fi
 
@@ -135,7 +148,9 @@ python=$(find_python)
 [[ -n $python ]] || fail "no Python 3.10 to 3.14 was found"
 
 step 2 "virtual environment, $("$python" -V)"
-rm -rf "$venv"
+remove_venv
+mkdir "$venv"
+touch "$mark"
 constraints=(-c requirements/constraints.txt)
 if ros_is_installed; then
   "$python" -m venv --system-site-packages "$venv"

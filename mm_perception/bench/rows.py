@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import replace_file
 
 Status = Literal["ok", "failed", "not run"]
 
@@ -155,9 +156,7 @@ class Report:
         for entry, row in zip(content["rows"], self.rows, strict=True):
             entry["times_roofline"] = row.times_roofline
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, json.dumps(content, indent=1, default=str).encode())
 
     def take_over(self, path: Path) -> None:
         """Takes the rows that an earlier run of this bench measured; those that were not run stay to be done.

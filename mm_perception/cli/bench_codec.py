@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_perception.bags.typestore import BagMessages
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.encode import (
     encode_compressed,
     encode_events_evt3,
@@ -27,6 +27,7 @@ from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.fields import MessageFactory
 from mm_perception.codec.image import decode_depth, decode_image
 from mm_perception.codec.point_cloud import decode_point_cloud
+from mm_perception.core.files import write_json
 from mm_perception.core.types import EventPacket, PointCloud
 
 STAMP_NS = 1_700_000_000_000_000_000
@@ -37,10 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--rounds", type=int, default=30, help="repetitions of each case")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures and prints a table."""
+    check_files(args, {"json": "json"})
     factories: list[tuple[str, MessageFactory]] = [("bag", BagMessages())]
     try:
         from mm_perception.ros.messages import RclpyMessages
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(name, *(f"{figure[key]:.3f}" for key in ("median_ms", "min_ms", "p95_ms")))
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(args.json, figures, args.overwrite)
     return 0
 
 

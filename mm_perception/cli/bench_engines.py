@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -16,7 +15,10 @@ import numpy as np
 
 from mm_perception.bench.machine import cpu_name
 from mm_perception.bench.networks import bench_card
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.files import write_json
+from mm_perception.core.scratch import scratch_folder
 from mm_perception.engines.engine import Array, Engine
 from mm_perception.engines.load import ENGINE_NAMES, available_engines, installed, load_engine
 from mm_perception.engines.reference import made_inputs
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed runs per engine, in turns (7)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep exported ONNX files here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.rounds < 1:
         raise ConfigError(f"--rounds: expected at least 1, got {args.rounds}")
+    check_files(args, {"json": "json"})
     names = args.engines or list(available_engines())
     if not installed("torch"):
         raise EngineError("the comparison needs torch: pip install torch")
@@ -65,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'variant':8} {'engine':12} {'version':22} {'min ms':>8} {'median':>8} {'cpu ms':>8} {'max |diff|':>11}")
     timings: list[Timing] = []
     kept: AbstractContextManager[str | Path] = (
-        nullcontext(args.cache) if args.cache is not None else tempfile.TemporaryDirectory()
+        nullcontext(args.cache)
+        if args.cache is not None
+        else scratch_folder(Path(tempfile.gettempdir()) / "mm_perception")
     )
     with kept as cache:
         for variant in args.variants:
@@ -77,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                     flush=True,
                 )
     if args.json is not None:
-        args.json.write_text(json.dumps(_report(args, timings), indent=1), encoding="utf-8")
+        write_json(args.json, _report(args, timings), args.overwrite)
     return 0
 
 

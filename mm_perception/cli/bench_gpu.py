@@ -24,7 +24,9 @@ from mm_perception.bench.rows import (
     row_specs,
 )
 from mm_perception.bench.samples import Recording
+from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError, EngineError, MmPerceptionError
+from mm_perception.core.files import check_new_file, check_outputs, replace_file
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.engines.load import installed
 from mm_perception.engines.stamp import default_cache_dir
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="exported graphs and engines (the package's cache)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, after every row")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table for a README here")
+    add_overwrite(parser)
     parser.add_argument("--resume", action="store_true", help="keep the rows that the --json file has already")
     parser.add_argument(
         "--bag", type=Path, default=Path("rosbags/demo.mcap"), help="for the pipeline, and to compare trained models on"
@@ -99,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--samples: expected at least 1, got {args.samples}")
     if args.resume and (args.json is None or not args.json.is_file()):
         raise ConfigError(f"--resume: expected a --json file that is there, got {args.json}")
+    _check_outputs(args)
     cards = {name: network_card(name, args.height, args.width) for name in args.networks}
     budget = Budget(args.minutes)
     if not installed("torch"):
@@ -127,6 +131,14 @@ def run(args: argparse.Namespace) -> int:
         _write(args, report)
     _print_not_run(report)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raises ConfigError for files that exist, unless they may be replaced; with --resume they go on."""
+    check_outputs({"--json": args.json, "--markdown": args.markdown}, (args.bag, args.rig))
+    for path, kind in ((args.json, "json"), (args.markdown, "text")):
+        if path is not None:
+            check_new_file(path, args.overwrite or args.resume, kind)
 
 
 def _started(args: argparse.Namespace, device: Device) -> Report:
@@ -209,7 +221,7 @@ def _write(args: argparse.Namespace, report: Report) -> None:
         report.write(args.json)
     if args.markdown is not None:
         args.markdown.parent.mkdir(parents=True, exist_ok=True)
-        args.markdown.write_text(markdown(report), encoding="utf-8")
+        replace_file(args.markdown, markdown(report).encode())
 
 
 def _tell(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli.outputs import add_overwrite, check_files
+from mm_perception.core.files import write_json
 from mm_perception.sync.synchronizer import Stream, Synchronizer
 
 RATES_HZ = {"rgb": 30.0, "depth": 30.0, "thermal": 25.0, "lidar": 10.0, "radar": 20.0}
@@ -57,10 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the streams")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures and prints a table."""
+    check_files(args, {"json": "json"})
     console = Console()
     figures = []
     for scenario, options in (
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     console.print(table)
     if args.json:
-        args.json.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
+        write_json(args.json, [asdict(f) for f in figures], args.overwrite)
     return 0
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.core.files import write_json
 from mm_perception.core.rig import load_rig
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard, find_any_card
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--library", choices=("tensorrt", "tensorrt_rtx"), help="default: the first that is installed")
     parser.add_argument("--cache", type=Path, help="folder of exported networks and engines")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the engine's stamp here, too")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """
     console = Console(highlight=False)
     card, settings = find_model(args.model), read_settings(args)
+    check_files(args, {"json": "json"}, (args.model, args.bag, args.rig, args.calibration, card.weights_path))
     cache = args.cache or default_cache_dir()
 
     def tell(text: str) -> None:
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if not card.trained:
         console.print("  the weights are untrained: what comes out means nothing")
     if args.json is not None:
-        args.json.write_text(json.dumps(dataclasses.asdict(stamp), indent=1), encoding="utf-8")
+        write_json(args.json, dataclasses.asdict(stamp), args.overwrite)
     return 0
 
 

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import OutputFolder, check_outputs
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.engines.card import WeightsCard, find_card
@@ -55,11 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="speed of playing; 0: at the node's pace, so that no frame is lost",
     )
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plays, prints and writes; 0 if the node published and ended cleanly, else 1."""
+    """Plays, prints and writes; 0 if the node published and ended cleanly, else 1.
+
+    Raises:
+        MmPerceptionError: the output folder is not the demo's, or bag, rig or models cannot be used.
+    """
     console = Console()
+    check_outputs({"--out": args.out}, (args.bag, args.rig, args.model, args.detector))
+    # The demo's own folder is renewed when the new results are complete.
+    with OutputFolder(args.out, "demo", args.overwrite, renew=True) as folder:
+        return _run(args, console, folder.work)
+
+
+def _run(args: argparse.Namespace, console: Console, out: Path) -> int:
+    """As `run`, with the files in `out`."""
     model = args.model or FusionSettings().model
     rig_name = args.rig or ("demo" if args.bag else "sim")
     rig, card = load_rig(rig_name), find_card(model)
@@ -83,17 +98,16 @@ def run(args: argparse.Namespace) -> int:
     pictures: list[Path] = []
 
     def save(name: str, stamp_ns: int, picture: NDArray[np.uint8]) -> None:
-        path = args.out / FOLDERS[name] / f"{stamp_ns}.png"
+        path = out / FOLDERS[name] / f"{stamp_ns}.png"
         write_png(path, picture)
         pictures.append(path)
 
-    _clear(args.out)
     console.print(f"starting the fusion node (domain {os.environ['ROS_DOMAIN_ID']}) and playing {bag}")
     with (
         FusionSession(
             rig,
             parameters,
-            args.out / "node.log",
+            out / "node.log",
             on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
             lossless=args.rate == 0,
             on_overlay=save,
@@ -105,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     result = session.result
     facts = _facts(str(bag), rig.name, trained, result)
     _print(console, facts)
-    write_report(args.out, f"Fusion node on {bag.name}", facts, sorted(pictures))
+    write_report(out, f"Fusion node on {bag.name}", facts, sorted(pictures))
     console.print(f"pictures: {args.out} ({len(pictures)})   report: {args.out / 'report.md'}")
     whole = bool(result.segmentations) and (bool(result.detections) or not detector)
     return 0 if whole and result.exit_code == 0 else 1
@@ -151,12 +165,6 @@ def _choose_own_domain() -> None:
     """Keeps the demo's messages off other graphs, unless the user has chosen a domain."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-
-
-def _clear(out: Path) -> None:
-    for folder in FOLDERS.values():
-        for old in (out / folder).glob("*.png"):
-            old.unlink()
 
 
 def _facts(bag: str, rig: str, trained: bool, result: SessionResult) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.cli.held_out import add_frame_options, check_frame_options
+from mm_perception.cli.held_out import add_frame_options, check_frame_options, open_pictures
 from mm_perception.core.errors import ModelError
+from mm_perception.core.files import write_json
 from mm_perception.core.types import Detections3D
 from mm_perception.engines.card import WEIGHT_SUFFIXES
 from mm_perception.engines.detector_card import DetectorCard, find_detector_card
@@ -58,15 +58,15 @@ def run(args: argparse.Namespace) -> int:
     alone = _lidar_card(args.lidar_model, card)
     ways = open_ways(card, alone, args.engine)
     folder = args.cache or default_cache_dir() / "world"
-    with Progress(console=console, transient=True) as progress:
+    with open_pictures(args) as pictures, Progress(console=console, transient=True) as progress:
         making = progress.add_task(f"making frames in {folder} (once)", total=args.frames)
         task = progress.add_task("frames evaluated", total=args.frames)
         number = 0
 
         def show(frame: DetectionFrame, found: dict[str, Detections3D]) -> None:
             nonlocal number
-            if args.pictures is not None:
-                path = args.pictures / f"{number:04d}-{frame.condition}.jpg"
+            if pictures is not None:
+                path = pictures.work / f"{number:04d}-{frame.condition}.jpg"
                 write_png(path, all_round(frame, found[FUSION], card))
             number += 1
             progress.update(task, completed=number)
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
     facts["seed"], facts["machine"] = args.seed, f"{platform.machine()}, {platform.system()}"
     _print(console, facts)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(args.json, facts, args.overwrite)
         console.print(f"figures: {args.json}")
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.cli.held_out import add_frame_options, check_frame_options
+from mm_perception.cli.held_out import add_frame_options, check_frame_options, open_pictures
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import write_json
 from mm_perception.engines.card import ModelCard, find_card
 from mm_perception.engines.stamp import default_cache_dir
 from mm_perception.pipeline.overlay import class_colors
@@ -43,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
     check_frame_options(args)
     cards = {name: find_card(card) for name, card in _models(args.model).items()}
     folder = args.cache or default_cache_dir() / "world"
-    with Progress(console=console, transient=True) as progress:
+    with open_pictures(args) as pictures, Progress(console=console, transient=True) as progress:
         making = progress.add_task(f"making frames in {folder} (once)", total=args.frames)
         task = progress.add_task("frames evaluated", total=args.frames)
         number = 0
 
         def show(frame: LabelledFrame, predicted: dict[str, NDArray[np.uint8]]) -> None:
             nonlocal number
-            if args.pictures is not None:
-                path = args.pictures / f"{number:04d}-{frame.condition}.png"
+            if pictures is not None:
+                path = pictures.work / f"{number:04d}-{frame.condition}.png"
                 write_png(path, side_by_side(frame, predicted, cards))
             number += 1
             progress.update(task, completed=number)
@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     facts["seed"], facts["machine"] = args.seed, f"{platform.machine()}, {platform.system()}"
     _print(console, facts, list(cards))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(args.json, facts, args.overwrite)
         console.print(f"figures: {args.json}")
     return 0
 

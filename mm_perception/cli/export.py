@@ -6,7 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.core.files import check_new_file, check_outputs
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard, find_any_card
 from mm_perception.engines.load import EXPORT_TOOLS, installed
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="an .onnx file, or a folder")
     parser.add_argument("--height", type=int, metavar="PX", help="input height instead of the card's")
     parser.add_argument("--width", type=int, metavar="PX", help="input width instead of the card's")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ModelError: card or weights are missing or do not fit, or the outputs differ from torch's.
         EngineError: torch, onnx or onnxscript is missing.
+        ConfigError: the file or its card exists.
     """
     missing = [tool for tool in EXPORT_TOOLS if not installed(tool)]
     if missing:
@@ -38,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
     card = _adjusted(find_any_card(args.model), args)
     weights_identity(card)
     out = args.out if args.out.suffix == ".onnx" else args.out / f"{card.name}.onnx"
+    check_outputs(
+        {"--out": out, "--out's card": out.with_suffix(".yaml")}, (args.model, args.weights, card.weights_path)
+    )
+    check_new_file(out, args.overwrite, "onnx")
+    check_new_file(out.with_suffix(".yaml"), args.overwrite, "text")
     height, width = card.input_size
     print(f"exporting {card.name}, {height}x{width} px …", flush=True)
     report = export_onnx(deployed_network(card), card, out)

@@ -21,6 +21,7 @@ COMMANDS = {
     "metrics": "score files of boxes with the nuScenes detection metric",
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
     "bench": "measure codec, synchronizer, engines or a GPU",
+    "security-policy": "write an SROS2 policy for the fusion node on a rig",
     "info": "show what is in a bag, and which engines, rigs and models there are",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import DataError
+from mm_perception.core.files import write_json
 from mm_perception.metrics.detection import ERRORS, THRESHOLDS_M, DetectionMetric, DetectionScores
 from mm_perception.metrics.nuscenes_format import read_samples
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="true boxes by sample, as JSON")
     parser.add_argument("--pred", type=Path, required=True, help="predicted boxes by sample, as JSON")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         DataError: a file is wrong, or the two do not have the same samples.
+        ConfigError: the file of figures exists.
     """
+    check_files(args, {"json": "json"}, (args.gt, args.pred))
     truth, predicted = read_samples(args.gt, truth=True), read_samples(args.pred, truth=False)
     for one, other, tokens in (
         (args.pred, args.gt, set(predicted) - set(truth)),
@@ -48,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     print_scores(console, scores, f"{len(truth)} samples")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(scores_mapping(scores), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(args.json, scores_mapping(scores), args.overwrite)
         console.print(f"figures: {args.json}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.bags.writer import BagWriter
+from mm_perception.bags.writer import BagWriter, check_new_bag
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.detections import encode_detections, encode_velocities
 from mm_perception.codec.encode import encode_image, encode_label_info
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import OutputFolder, check_new_folder
 from mm_perception.core.settings import FusionSettings
 from mm_perception.core.types import Detections3D, ImageFrame, SegmentationMap
 from mm_perception.geometry.transforms import RigidTransform
@@ -47,11 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--submission", type=Path, metavar="OUT.json",
         help="write the boxes, in the rig's fixed frame, as a nuScenes submission; samples are named by their stamps",
     )  # fmt: skip
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replays, prints the tables and writes what was asked for."""
+    """Replays, prints the tables and writes what was asked for.
+
+    Raises:
+        MmPerceptionError: an output must not be written, or settings or bag cannot be used.
+    """
     console = Console()
+    inputs = (args.bag, args.rig, args.model, args.detector)
+    check_files(args, {"submission": "json"}, inputs, folders=("out", "save_bag"))
+    if args.save_bag:
+        check_new_bag(args.save_bag, args.overwrite)
+    if args.out:
+        check_new_folder(args.out, "replay", args.overwrite)
     settings = FusionSettings(
         rig=args.rig,
         model=args.model,
@@ -67,37 +81,38 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"[bold yellow]{UNTRAINED}")
     if args.submission and (perception.detection is None or not perception.rig.fixed_frame):
         raise ConfigError("--submission needs a --detector, and a rig with a fixed_frame")
-    sink = _Sink(args, perception)
-    try:
+    with contextlib.ExitStack() as outputs:
+        folder = outputs.enter_context(OutputFolder(args.out, "replay", args.overwrite)) if args.out else None
+        sink = outputs.enter_context(_Sink(args, perception, folder))
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("replay", total=None)
             report = replay_bag(
                 args.bag,
                 perception,
                 on_result=sink.take,
-                on_problem=lambda where, error: console.print(f"[yellow]{where}: {error}", highlight=False),
+                on_problem=lambda where, error: console.print(
+                    f"{where}: {error}", style="yellow", highlight=False, markup=False
+                ),
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
                 on_truth=sink.take_truth,
                 on_pose=sink.take_pose if args.submission else None,
             )
-    except BaseException:
-        sink.discard()
-        raise
-    sink.close()
-    _print_report(console, report)
+        _print_report(console, report)
+        if folder is not None:
+            facts = _facts(args, perception, report)
+            write_report(folder.work, f"Replay of {args.bag.name}", facts, sink.pictures)
     if args.out:
-        write_report(args.out, f"Replay of {args.bag.name}", _facts(args, perception, report), sink.pictures)
         console.print(f"report: {args.out / 'report.md'}")
     return 0
 
 
 class _Sink:
-    """Where results go: pictures, a bag, a submission."""
+    """Where results go: images, a bag, a submission; the latter two are there when the `with` block ends well."""
 
-    def __init__(self, args: argparse.Namespace, perception: Perception) -> None:
+    def __init__(self, args: argparse.Namespace, perception: Perception, folder: OutputFolder | None) -> None:
         self.pictures: list[Path] = []
-        self._args, self._perception = args, perception
-        self._bag = BagWriter(args.save_bag, overwrite=True) if args.save_bag else None
+        self._args, self._perception, self._folder = args, perception, folder
+        self._bag = BagWriter(args.save_bag, args.overwrite, sources=[args.bag]) if args.save_bag else None
         self._labelled = False
         self._truth: Detections3D | None = None
         self._samples: dict[str, tuple[Detections3D, RigidTransform]] = {}
@@ -111,7 +126,7 @@ class _Sink:
     def take(self, observation: Observation, result: PerceptionResult) -> None:
         reference = observation.bundle.measurements[observation.bundle.reference]
         assert isinstance(reference, ImageFrame)
-        draws = bool(self._args.out) and len(self.pictures) < self._args.pictures
+        draws = self._folder is not None and len(self.pictures) < self._args.pictures
         if result.segmentation is not None:
             self._take_segmentation(reference, result.segmentation, draws)
         if result.detection is not None:
@@ -122,7 +137,8 @@ class _Sink:
         assert self._perception.segmentation is not None
         card = self._perception.segmentation.card
         if draws:
-            path = self._args.out / "overlays" / f"{segmentation.stamp_ns}.png"
+            assert self._folder is not None
+            path = self._folder.work / "overlays" / f"{segmentation.stamp_ns}.png"
             colors = class_colors(len(card.classes), card.palette)
             write_png(path, draw_overlay(reference.image, segmentation, colors))
             self.pictures.append(path)
@@ -139,7 +155,8 @@ class _Sink:
         assert self._perception.detection is not None
         card, taps, found = self._perception.detection.card, self._perception.detection.taps, outcome.detections
         if draws:
-            path = self._args.out / "detections" / f"{found.stamp_ns}.png"
+            assert self._folder is not None
+            path = self._folder.work / "detections" / f"{found.stamp_ns}.png"
             colors = detection_colors(card.classes)
             write_png(path, draw_mosaic(outcome, taps.cameras, colors, card.sizes.reach_m, self._truth))
             self.pictures.append(path)
@@ -149,15 +166,14 @@ class _Sink:
             self._bag.write("/fusion_node/output/detections", boxes, found.stamp_ns)
             self._bag.write("/fusion_node/output/detection_velocities", velocities, found.stamp_ns)
 
-    def close(self) -> None:
-        if self._bag is not None:
-            self._bag.close()
-        if self._args.submission:
-            write_submission(self._args.submission, self._samples)
+    def __enter__(self) -> _Sink:
+        return self
 
-    def discard(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bag is not None:
-            self._bag.discard()
+            self._bag.__exit__(kind)
+        if self._args.submission and kind is None:
+            write_submission(self._args.submission, self._samples, overwrite=self._args.overwrite)
 
 
 def _facts(args: argparse.Namespace, perception: Perception, report: ReplayReport) -> dict[str, Any]:

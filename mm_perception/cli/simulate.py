@@ -9,9 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from mm_perception.bags.writer import check_new_bag
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import check_outputs, write_new_file
 from mm_perception.core.rig import load_rig
-from mm_perception.replay.report import write_png
+from mm_perception.replay.report import encode_image_file
 from mm_perception.sim.scenario import load_scenario
 from mm_perception.sim.sheet import draw_sheet
 from mm_perception.sim.simulate import simulate
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=10.0, help="bundles per second")
     parser.add_argument("--seed", type=int, help="replaces the scenario's seed")
     parser.add_argument("--workers", type=int, default=0, help="rendering processes; 0: one per core")
-    parser.add_argument("--overwrite", action="store_true", help="replace a bag that exists")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,10 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         if args.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ConfigError(f"--sheet: expected a .png or .jpg file, got {args.sheet}")
-        write_png(args.sheet, draw_sheet(seed=args.seed or 0))
+        check_files(args, {"sheet": "image"})
+        sheet = encode_image_file(args.sheet, draw_sheet(seed=args.seed or 0))
+        write_new_file(args.sheet, sheet, args.overwrite, "image")
         console.print(f"sheet: {args.sheet}")
         return 0
     scenario, rig = load_scenario(args.scenario, args.seed), load_rig(args.rig)
+    check_new_bag(args.out, args.overwrite)
+    check_outputs({"--out": args.out}, (args.scenario, args.rig))
     begin, first, frames = time.monotonic(), 0.0, 0
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"{scenario.name} ({scenario.condition}, seed {scenario.seed})", total=None)

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from mm_perception.training.detection_publish import publish_detector
     from mm_perception.training.detection_run import check_card, train_detector
     from mm_perception.training.loop import check_folder, choose_device
-    from mm_perception.training.publish import published_name
+    from mm_perception.training.publish import check_published, published_name
 
     console = Console()
     recipe, card = read_recipe(args), find_detector_card(args.card)
@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     check_card(card)
     replace(card, name=published_name(card.name, args.name))  # an impossible name is told before the training
     out, device = args.out or Path("out/train") / card.name, str(choose_device(args.device))
-    check_folder(out, args.resume)  # before frames are made for an hour
+    check_folder(out, args.resume, be_empty=True)  # before frames are made for an hour
+    check_published(out, published_name(card.name, args.name), card, args.card)
     train, val = _world(args, card, console) if args.data == WORLD else _frames(args, card, console)
     console.print(
         f"{card.name}: {len(train)} frames, {len(val)} that choose the best weights, on {device}; {out}",

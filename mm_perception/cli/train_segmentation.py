@@ -63,15 +63,16 @@ def run(args: argparse.Namespace) -> int:
     """
     check_tools()
     from mm_perception.training.loop import check_folder, choose_device, train
-    from mm_perception.training.publish import publish
+    from mm_perception.training.publish import check_published, publish, published_name
 
     console = Console()
     card, recipe = find_card(args.card), read_recipe(args)
     if args.from_scratch:
         card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)
     out = args.out or Path("out/train") / card.name
+    check_folder(out, args.resume, be_empty=True)  # before frames are made for half an hour
+    check_published(out, published_name(card.name, args.name), card, args.card)
     if args.data == WORLD:
-        check_folder(out, args.resume)  # before frames are made for half an hour
         source_train, source_val = _world(args, card, console)
     else:
         source_train, source_val = _sources(args, card)

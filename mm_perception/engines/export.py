@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import ModelCard, WeightsCard, save_card
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Array, check_specs
@@ -62,9 +62,9 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
         _check_model(model, card)
         model = fold_for_inference(model)
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_path.with_name(f".{out_path.stem}.{os.getpid()}.tmp.onnx")
+    card_path = out_path.with_suffix(".yaml")
     started = time.perf_counter()
-    try:
+    with scratch_file(out_path, ".onnx") as temporary, scratch_file(card_path) as temporary_card:
         examples = {name: torch.from_numpy(value) for name, value in made_inputs(card)[0].items()}
         _write_graph(model, card, examples, temporary)
         seconds = time.perf_counter() - started
@@ -72,11 +72,9 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
         onnx_card: WeightsCard = replace(  # type: ignore[type-var]
             card, weights=str(out_path.resolve()), weights_sha256=file_sha256(temporary)
         )
+        save_card(onnx_card, temporary_card)
         temporary.replace(out_path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    card_path = out_path.with_suffix(".yaml")
-    save_card(onnx_card, card_path)
+        temporary_card.replace(card_path)
     return ExportReport(out_path, card_path, onnx_card, engine_name, difference, seconds)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mm_perception.core.errors import EngineError, ModelError
+from mm_perception.core.processes import check_not_ended
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.engine import Engine, check_specs
 from mm_perception.engines.stamp import (
+    check_writable,
     default_cache_dir,
     file_sha256,
     locked,
@@ -110,8 +112,9 @@ def exported(card: WeightsCard, cache_dir: Path | str | None = None, on_progress
     if path is not None and path.suffix == ".onnx":
         return path
     artefact = _artefact(card, cache)
-    with locked(artefact):
-        _ensure_exported(card, weights, artefact, on_progress or (lambda text: None))
+    tell = on_progress or (lambda text: None)
+    with locked(artefact, tell=tell):
+        _ensure_exported(card, weights, artefact, tell)
     return artefact
 
 
@@ -157,7 +160,7 @@ def _load(
     if path is not None and path.suffix == ".onnx":
         return _open_onnx(card, name, path, threads)
     artefact = _artefact(card, cache)
-    with locked(artefact):  # until the runtime has read the file: another process may want to rebuild it
+    with locked(artefact, tell=tell):  # until the runtime has read the file: another process may want to rebuild it
         _ensure_exported(card, weights, artefact, tell)
         return _open_onnx(card, name, artefact, threads)
 
@@ -212,12 +215,17 @@ def _ensure_exported(card: WeightsCard, weights: str, artefact: Path, tell: Prog
             f"{card.name} must be exported to ONNX first ({problems[0]}), which needs {', '.join(missing)}: "
             f"pip install {' '.join(missing)}, or use a card whose weights are an .onnx file"
         )
+    check_writable(artefact.parent, f"{card.name} must be exported to ONNX ({problems[0]})")
     from mm_perception.engines.export import export_onnx
     from mm_perception.engines.torch_engine import deployed_network
 
     tell(f"exporting {card.name} to {artefact} ({'; '.join(problems)})")
-    remove_stamp(artefact)
-    report = export_onnx(deployed_network(card), card, artefact)
-    write_stamp(artefact, make_stamp(card, weights, file_sha256(artefact), EXPORT_TOOLS))
+    try:
+        remove_stamp(artefact)
+        report = export_onnx(deployed_network(card), card, artefact)
+        write_stamp(artefact, make_stamp(card, weights, file_sha256(artefact), EXPORT_TOOLS))
+    except OSError as error:  # a full disk, mostly
+        raise EngineError(f"{artefact}: cannot be written ({error.strerror or error})") from error
+    check_not_ended()
     compared = "not compared: no engine" if report.max_abs_diff is None else f"off by {report.max_abs_diff:.1g}"
     tell(f"exported {card.name} in {report.export_s:.0f} s (outputs against torch: {compared})")

@@ -6,7 +6,6 @@ that look like what the network sees are made from the card alone.
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import ModelError
+from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import ModelCard, WeightsCard
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.engines.engine import Array, TensorSpec
@@ -74,13 +74,10 @@ def _detection_inputs(card: DetectorCard, seed: int) -> dict[str, Array]:
 def save_references(path: Path, samples: Sequence[Mapping[str, Array]]) -> None:
     """Writes samples of inputs, stacked along a new first axis, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
     stacked = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    try:
+    with scratch_file(path, ".npz") as temporary:
         np.savez_compressed(temporary, **stacked)  # type: ignore[arg-type]
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_references(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,15 +18,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mm_perception import __version__
 from mm_perception.core.errors import EngineError, ModelError
 from mm_perception.core.files import replace_file
+from mm_perception.core.processes import check_not_ended
+from mm_perception.core.progress import Caution
+from mm_perception.core.scratch import remove_orphans
 from mm_perception.engines.card import WeightsCard
 
 LOCK_POLL_S = 0.1
 LOCK_TIMEOUT_S = 600.0
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+"""Why a folder of complete files may refuse to take a lock's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,28 +179,63 @@ def locked(
 ) -> Iterator[None]:
     """Holds the file's lock against other processes; the lock dies with its process.
 
+    Where the folder cannot be written (it is read-only, or the disk is full) what is complete in it can still be read:
+    then `tell` hears a `Caution`, and the lock is taken if its file is there.
+
     Args:
-        tell: is told if another process has to be waited for.
+        tell: is told if another process has to be waited for, or the folder cannot be written.
 
     Raises:
-        EngineError: another process holds it for longer than `timeout_s`, or the folder cannot be written.
+        EngineError: another process holds it for longer than `timeout_s`, or there can be no such folder.
+        EndedError: this process has been told to end.
     """
     path = artefact.with_name(artefact.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror or error})") from error
+    file = _open_lock(path, tell or (lambda text: None))
+    if file is None:
+        yield
+        return
     with file:
         deadline = time.monotonic() + timeout_s
         while not _try_lock(file.fileno()):
+            check_not_ended()
             if tell is not None:
                 tell(f"waiting for another process that works on {artefact.name}")
                 tell = None
             if time.monotonic() > deadline:
                 raise EngineError(f"{path}: another process has held this lock for {timeout_s:g} s")
             time.sleep(LOCK_POLL_S)
+        remove_orphans(path.parent)
         yield
+
+
+def _open_lock(path: Path, tell: Callable[[str], None]) -> IO[str] | None:
+    """The lock's file; None where there is none and none can be made. Raises EngineError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.errno not in UNWRITABLE:
+            raise EngineError(f"{path}: cannot be written ({why})") from error
+    tell(
+        Caution(
+            f"cache {path.parent} cannot be written ({why}): what is complete in it is used, and what is missing "
+            "cannot be kept there; set MM_PERCEPTION_CACHE to a folder that can be written"
+        )
+    )
+    try:
+        return path.open()
+    except OSError:
+        return None
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Raises EngineError, before work of minutes, if what is to be kept in a folder of the cache cannot be."""
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise EngineError(
+            f"{what}, but {folder} cannot be written: set MM_PERCEPTION_CACHE to a folder that can, or fill this one "
+            "from where it can be written"
+        )
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -146,18 +146,77 @@ def interpolate(before: RigidTransform, after: RigidTransform, fraction: float) 
     return RigidTransform.from_quaternion(before.dst, before.src, quat, translation)
 
 
+MOST_FRAMES = 1000
+"""A vehicle has tens of frames; more than this come from a sender that makes up new names."""
+LONGEST_NAME = 256
+MOST_SAMPLES, MOST_IN_ALL = 4_000, 200_000
+"""Of one link (10 s at 400 Hz) and of all together; beyond that a link forgets its oldest for each new one."""
+LONGEST_GAP_NS = 1_000_000_000
+"""Between two samples of a link that are interpolated over: poses come at 2 Hz (nuScenes' keyframes) and more often."""
+BELIEVED = 3
+"""So many samples in a row that are further ahead are taken for a jump of time, fewer for wrong stamps."""
+
+
 @dataclass(slots=True)
 class _Edge:
-    """The transforms parent <- child of one child frame over time, or one for all times."""
+    """The transforms parent <- child of one child frame over time, or one for all times.
+
+    Attributes:
+        stamps_ns, transforms: samples, in the order of their stamps.
+        ahead: by stamp, the last samples to come, all stamped more than `LONGEST_GAP_NS` after the others. They are
+            used at their very stamps alone, and push nothing out: the stamps may be wrong.
+    """
 
     parent: str
     static: RigidTransform | None = None
     stamps_ns: list[int] = field(default_factory=list)
     transforms: list[RigidTransform] = field(default_factory=list)
+    ahead: dict[int, RigidTransform] = field(default_factory=dict)
+
+    def add(self, transform: RigidTransform, stamp_ns: int, most: int) -> None:
+        """Stores a sample. One that is far ahead of all others waits in `ahead` until others confirm it."""
+        if len(self.stamps_ns) == 1 and stamp_ns < self.stamps_ns[0] - LONGEST_GAP_NS:
+            self._clear()  # one of the two has a wrong stamp, and the newer sample is the better guess
+        if self.stamps_ns and stamp_ns > self.stamps_ns[-1] + LONGEST_GAP_NS:
+            if any(stamp_ns <= before for before in self.ahead):
+                self.ahead.clear()
+            self.ahead[stamp_ns] = transform
+            if len(self.ahead) < BELIEVED:
+                return
+            confirmed, self.ahead = self.ahead, {}
+        else:
+            confirmed = {stamp_ns: transform}
+            self.ahead.clear()
+        for when_ns, one in confirmed.items():
+            i = bisect.bisect_left(self.stamps_ns, when_ns)
+            if i < len(self.stamps_ns) and self.stamps_ns[i] == when_ns:
+                self.transforms[i] = one
+            else:
+                self.stamps_ns.insert(i, when_ns)
+                self.transforms.insert(i, one)
+        self._drop_first(len(self.stamps_ns) - most)
+
+    def forget_before(self, stamp_ns: int) -> None:
+        self._drop_first(bisect.bisect_left(self.stamps_ns, stamp_ns))
+
+    def forget_after(self, stamp_ns: int) -> None:
+        first = bisect.bisect_right(self.stamps_ns, stamp_ns)
+        del self.stamps_ns[first:], self.transforms[first:]
+        self.ahead = {when_ns: one for when_ns, one in self.ahead.items() if when_ns <= stamp_ns}
+
+    def _clear(self) -> None:
+        self._drop_first(len(self.stamps_ns))
+        self.ahead.clear()
+
+    def _drop_first(self, count: int) -> None:
+        if count > 0:
+            del self.stamps_ns[:count], self.transforms[:count]
 
     def at(self, stamp_ns: int, child: str) -> RigidTransform:
         if self.static is not None:
             return self.static
+        if stamp_ns in self.ahead:
+            return self.ahead[stamp_ns]
         i = bisect.bisect_left(self.stamps_ns, stamp_ns)
         if i < len(self.stamps_ns) and self.stamps_ns[i] == stamp_ns:
             return self.transforms[i]
@@ -167,13 +226,19 @@ class _Edge:
                 f"not at {stamp_ns} ns"
             )
         t0, t1 = self.stamps_ns[i - 1], self.stamps_ns[i]
+        if t1 - t0 > LONGEST_GAP_NS:
+            raise CalibrationError(
+                f"transform {self.parent} <- {child} is known at {t0} and {t1} ns, not at {stamp_ns} ns: a gap of "
+                f"{(t1 - t0) * 1e-9:.1f} s, expected at most {LONGEST_GAP_NS * 1e-9:g} s"
+            )
         return interpolate(self.transforms[i - 1], self.transforms[i], (stamp_ns - t0) / (t1 - t0))
 
 
 class TransformTree:
     """Frames and how they hang together; fed by /tf and /tf_static, live or from a bag.
 
-    Never waits and never guesses: a transform that is not known is a `CalibrationError`.
+    Never waits and never guesses: a transform that is not known is a `CalibrationError`. Whatever is sent, memory is
+    bounded: by frames, by the length of their names, and by samples.
     """
 
     def __init__(self, keep_ns: int = 10_000_000_000) -> None:
@@ -184,31 +249,44 @@ class TransformTree:
         self._edges: dict[str, _Edge] = {}
 
     def set_static(self, parent_from_child: RigidTransform) -> None:
+        """Stores a transform that is valid at all times. Raises CalibrationError as `add`."""
+        self._check_room(parent_from_child)
         self._edges[parent_from_child.src] = _Edge(parent_from_child.dst, static=parent_from_child)
 
     def add(self, parent_from_child: RigidTransform, stamp_ns: int) -> None:
-        """Stores a transform that is valid at `stamp_ns`; older and newer ones may come in any order."""
+        """Stores a transform that is valid at `stamp_ns`; older and newer ones may come in any order.
+
+        Raises:
+            CalibrationError: there are `MOST_FRAMES` other frames already, or a name is too long.
+        """
         edge = self._edges.get(parent_from_child.src)
         if edge is None or edge.static is not None or edge.parent != parent_from_child.dst:
+            self._check_room(parent_from_child)
             edge = self._edges[parent_from_child.src] = _Edge(parent_from_child.dst)
         if edge.stamps_ns and stamp_ns < edge.stamps_ns[-1] - self._keep_ns:
             # Older than anything that is kept: time jumped back, and what was known belongs to another time.
-            edge.stamps_ns.clear()
-            edge.transforms.clear()
-        i = bisect.bisect_left(edge.stamps_ns, stamp_ns)
-        if i < len(edge.stamps_ns) and edge.stamps_ns[i] == stamp_ns:
-            edge.transforms[i] = parent_from_child
-            return
-        edge.stamps_ns.insert(i, stamp_ns)
-        edge.transforms.insert(i, parent_from_child)
-        stale = bisect.bisect_left(edge.stamps_ns, edge.stamps_ns[-1] - self._keep_ns)
-        del edge.stamps_ns[:stale], edge.transforms[:stale]
+            edge.forget_after(stamp_ns)
+        in_all = sum(len(other.stamps_ns) for other in self._edges.values())
+        edge.add(parent_from_child, stamp_ns, MOST_SAMPLES if in_all < MOST_IN_ALL else max(2, len(edge.stamps_ns)))
+        edge.forget_before(edge.stamps_ns[-1] - self._keep_ns)
+
+    def _check_room(self, parent_from_child: RigidTransform) -> None:
+        dst, src = parent_from_child.dst, parent_from_child.src
+        if max(len(dst), len(src)) > LONGEST_NAME:
+            raise CalibrationError(
+                f"transform {dst[:40]}… <- {src[:40]}…: expected names of at most {LONGEST_NAME} letters, "
+                f"got {len(dst)} and {len(src)}"
+            )
+        if src not in self._edges and len(self._edges) >= MOST_FRAMES:
+            raise CalibrationError(
+                f"transform {dst} <- {src}: refused, {MOST_FRAMES} frames are known already; "
+                "a sender on /tf makes up new names"
+            )
 
     def forget_after(self, stamp_ns: int) -> None:
         """Forgets what was known of later times (after a jump back to `stamp_ns`); static links stay."""
         for edge in self._edges.values():
-            first = bisect.bisect_right(edge.stamps_ns, stamp_ns)
-            del edge.stamps_ns[first:], edge.transforms[first:]
+            edge.forget_after(stamp_ns)
         self._edges = {c: e for c, e in self._edges.items() if e.static is not None or e.stamps_ns}
 
     def frames(self) -> tuple[str, ...]:

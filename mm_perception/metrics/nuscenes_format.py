@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mm_perception.core.errors import CalibrationError, DataError
+from mm_perception.core.files import write_new_file
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import RigidTransform, heading_of_quat
 from mm_perception.metrics.detection import MOST_PER_FRAME, RANGES_M, ScoredBoxes
@@ -164,16 +165,21 @@ def submission(
 
 
 def write_submission(
-    path: Path, samples: Mapping[str, tuple[Detections3D, RigidTransform]], *, camera: bool = True, lidar: bool = True
+    path: Path,
+    samples: Mapping[str, tuple[Detections3D, RigidTransform]],
+    *,
+    camera: bool = True,
+    lidar: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Writes `submission` as JSON; folders are made.
 
     Raises:
         CalibrationError, DataError: as `submission`; nothing is written then.
-    """
+        ConfigError: the file exists; with `overwrite`: and is no JSON file.
+    """  # fmt: skip
     content = json.dumps(submission(samples, camera=camera, lidar=lidar), allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    write_new_file(path, content, overwrite, "json")
 
 
 def _rows(token: str, boxes: Detections3D, global_from: RigidTransform) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mm_perception.bags.reader import BagMessage, BagReader
-from mm_perception.core.errors import BagError, CalibrationError, DataError, MmPerceptionError
+from mm_perception.core.errors import BagError, CalibrationError, DataError
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.detection import DetectionScores
@@ -117,6 +117,8 @@ def replay_bag(
 ) -> ReplayReport:
     """Runs every observation of the bag through the pipeline.
 
+    One observation that fails, in the pipeline or in `on_result` and its like, is dropped, counted and told of.
+
     Args:
         on_result: is given each observation with its result, in order.
         on_problem: is told of everything that was dropped.
@@ -126,6 +128,7 @@ def replay_bag(
 
     Raises:
         BagError: the bag cannot be read or lacks the reference topic.
+        BagError, OSError: a callback cannot write its output.
     """
     report = ReplayReport()
     if perception.segmentation is not None:
@@ -139,6 +142,30 @@ def replay_bag(
     def between(src: str, src_ns: int, dst: str, dst_ns: int) -> RigidTransform:
         return intake.transform(dst, dst_ns, src, src_ns)
 
+    def drop(where: str, error: Exception) -> None:
+        report.dropped[f"{where}: {type(error).__name__}"] += 1
+        if on_problem is not None:
+            on_problem(where, error)
+
+    def take(observation: Observation, result: PerceptionResult) -> None:
+        if result.segmentation is not None:
+            report.segmented += 1
+            labels.compare(result.segmentation)
+        if result.detection is not None:
+            report.detected += 1
+            report.degraded.update(result.detection.degraded.keys())  # whose values are words, not counts
+            found, seen = result.detection.detections, observation.lidar_view
+            if on_pose is not None:
+                try:
+                    on_pose(found, between(found.frame_id, found.stamp_ns, rig.fixed_frame, found.stamp_ns))
+                except CalibrationError:
+                    report.dropped["submission: CalibrationError"] += 1
+            truth = objects.compare(found, between, (seen.frame_id, found.stamp_ns) if seen else None)
+            if truth is not None and on_truth is not None:
+                on_truth(truth)
+        if on_result is not None:
+            on_result(observation, result)
+
     with BagReader(path) as bag:
         reference_topic = rig.sensor(rig.reference).input_topic
         labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)))
@@ -148,33 +175,18 @@ def replay_bag(
             report.bundles += 1
             try:
                 result = perception.step(observation)
-            except MmPerceptionError as error:
-                report.dropped[f"bundle: {type(error).__name__}"] += 1
-                if on_problem is not None:
-                    on_problem("bundle", error)
+            except Exception as error:  # one bad observation must not lose the report of all others
+                drop("bundle", error)
                 continue
             latency.add(result.stage_ms)
             for task, failure in result.failures.items():
-                report.dropped[f"{task}: {type(failure).__name__}"] += 1
-                if on_problem is not None:
-                    on_problem(task, failure)
-            if result.segmentation is not None:
-                report.segmented += 1
-                labels.compare(result.segmentation)
-            if result.detection is not None:
-                report.detected += 1
-                report.degraded.update(result.detection.degraded)
-                found, seen = result.detection.detections, observation.lidar_view
-                if on_pose is not None:
-                    try:
-                        on_pose(found, between(found.frame_id, found.stamp_ns, rig.fixed_frame, found.stamp_ns))
-                    except CalibrationError:
-                        report.dropped["submission: CalibrationError"] += 1
-                truth = objects.compare(found, between, (seen.frame_id, found.stamp_ns) if seen else None)
-                if truth is not None and on_truth is not None:
-                    on_truth(truth)
-            if on_result is not None:
-                on_result(observation, result)
+                drop(task, failure)
+            try:
+                take(observation, result)
+            except (BagError, OSError):  # outputs that cannot be written would be incomplete without saying so
+                raise
+            except Exception as error:  # as above
+                drop("result", error)
             if on_progress is not None:
                 on_progress(max(report.segmented, report.detected), total)
         report.dropped.update(labels.dropped + objects.dropped)

@@ -19,14 +19,21 @@ UNTRAINED = "The weights are random and untrained: the labels mean nothing."
 
 
 def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Writes a (H, W, 3) RGB picture in the format of its suffix. Raises OSError."""
+    """Writes a (H, W, 3) RGB image in the format of its suffix. Raises OSError."""
+    data = encode_image_file(path, rgb)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def encode_image_file(path: Path, rgb: NDArray[np.uint8]) -> bytes:
+    """A (H, W, 3) RGB image as a file of the format that a path's suffix names. Raises OSError."""
     try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
-        raise OSError(f"{path}: is of no picture format that can be written, such as .png or .jpg") from error
-    if not written:
-        raise OSError(f"{path} cannot be written")
+        raise OSError(f"{path}: is of no image format that can be written, such as .png or .jpg") from error
+    if not done:
+        raise OSError(f"{path}: the image cannot be encoded")
+    return data.tobytes()
 
 
 def latency_rows(latency: Mapping[str, LatencySummary]) -> list[tuple[str, int, float, float]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mm_perception.core.errors import ConfigError, DataError
 from mm_perception.core.rig import load_rig
+from mm_perception.core.scratch import scratch_file
 from mm_perception.sim.conditions import CONDITIONS, ConditionName, make_environment
 from mm_perception.sim.rig import SimRig, simulated_rig
 from mm_perception.sim.scenario import Ego, Scenario, Style
@@ -192,12 +193,9 @@ def save_frame(frame: LabelledFrame, path: Path) -> None:
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Writes an .npz file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez(scratch, **arrays)  # type: ignore[arg-type]
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with scratch_file(path, ".npz") as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
 
 
 def load_frame(path: Path) -> LabelledFrame:

@@ -12,6 +12,8 @@ from typing import Any
 
 import cv2
 
+from mm_perception.core.processes import die_with_parent
+
 _THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -21,7 +23,7 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
 
     The ray caster and BLAS would start a thread per core in every process; their threads wait by spinning, so that
     two processes on two cores would take twice as long. Processes are spawned: forked copies of the ray caster's
-    threads would hang.
+    threads would hang. They are killed when the thread that began the pool ends, however it does.
 
     Raises:
         ChildProcessError: a process was killed.
@@ -34,7 +36,7 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
     before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
     os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))  # read by the children as they start
     try:
-        with ProcessPoolExecutor(workers, context, _start, (places, prepare, arguments)) as pool:
+        with ProcessPoolExecutor(workers, context, _start, (os.getpid(), places, prepare, arguments)) as pool:
             try:
                 yield pool
             except BaseException:
@@ -52,7 +54,8 @@ def worker_pool(workers: int, prepare: Callable[..., None], *arguments: Any) -> 
                 os.environ[name] = value
 
 
-def _start(places: Any, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(parent: int, places: Any, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    die_with_parent(parent)
     os.sched_setaffinity(0, {places.get()})
     cv2.setNumThreads(1)
     prepare(*arguments)

@@ -12,6 +12,7 @@ import torch
 
 from mm_perception.core.config import to_mapping
 from mm_perception.core.errors import TrainingError
+from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import ModelCard
 from mm_perception.training.recipe import Recipe
 from mm_perception.training.samples import SampleSource, source_digest
@@ -58,15 +59,12 @@ def run_identity(card: ModelCard, recipe: Recipe, train: SampleSource, val: Samp
 
 def write_atomically(content: dict[str, Any], path: Path) -> None:
     """Saves by torch under a temporary name, and renames when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with scratch_file(path) as temporary:
         with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

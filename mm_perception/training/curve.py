@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_perception.core.files import replace_file
+from mm_perception.core.scratch import scratch_file
 from mm_perception.training.checkpoint import CURVE_COLUMNS
 
 Row = Sequence[float | str]
@@ -22,12 +24,12 @@ LOSS, QUALITY = (200, 120, 40), (60, 140, 40)  # blue first, as OpenCV draws
 
 def write_curve(rows: Sequence[Row], path: Path) -> None:
     """Writes all rows anew."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(CURVE_COLUMNS)
-        writer.writerows(rows)
-    temporary.replace(path)
+    with scratch_file(path) as temporary:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(CURVE_COLUMNS)
+            writer.writerows(rows)
+        temporary.replace(path)
 
 
 def append_curve(row: Row, path: Path) -> None:
@@ -60,8 +62,10 @@ def draw_panels(panels: Sequence[tuple[str, NDArray[np.float64], tuple[int, int,
     Raises:
         OSError: the picture cannot be written.
     """
-    if not cv2.imwrite(str(path), np.concatenate([_panel(*panel) for panel in panels])):
-        raise OSError(f"{path} cannot be written")
+    done, data = cv2.imencode(path.suffix, np.concatenate([_panel(*panel) for panel in panels]))
+    if not done:
+        raise OSError(f"{path}: the image cannot be encoded")
+    replace_file(path, data.tobytes())
 
 
 def _panel(title: str, points: NDArray[np.float64], colour: tuple[int, int, int]) -> NDArray[np.uint8]:

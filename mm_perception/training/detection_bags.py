@@ -45,7 +45,7 @@ def bag_frames(
     """
     name = hashlib.sha256(repr((path.resolve(), rig, card.sizes)).encode()).hexdigest()[:12]
     place = folder / f"bag-{path.stem}-{rig.name}-{name}"
-    for old in place.glob("*.npz"):
+    for old in place.glob("[0-9]" * 6 + ".npz"):
         old.unlink()
     unused: Counter[str] = Counter()
     files: list[Path] = []

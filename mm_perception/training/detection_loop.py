@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mm_perception.core.config import to_mapping
 from mm_perception.core.detector import DetectorVariant
 from mm_perception.core.errors import DataError, TrainingError
+from mm_perception.core.scratch import scratch_file
 from mm_perception.metrics.detection import DetectionMetric, DetectionScores, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
 from mm_perception.models.deepinteraction.boxes import RawBoxes
@@ -34,7 +35,7 @@ from mm_perception.training.detection_losses import detection_loss, hill_loss, i
 from mm_perception.training.detection_recipe import STAGES, DetectorRecipe, Stage
 from mm_perception.training.detection_samples import DetectionSample, network_inputs, sample_of
 from mm_perception.training.detection_targets import TargetGrid
-from mm_perception.training.loop import parameter_groups
+from mm_perception.training.loop import check_folder, parameter_groups
 
 FORMAT = 1
 LOG_EVERY = 20  # steps
@@ -105,9 +106,8 @@ class DetectorTraining:
         self.identity = {"recipe": to_mapping(recipe), "frames": [len(train), len(val)], "variant": repr(variant)}
         self._parts: list[tuple[float, ...]] = []
         self._saved_at = time.monotonic()
+        check_folder(out, resume)
         out.mkdir(parents=True, exist_ok=True)
-        if not resume and (out / "last.pt").exists():
-            raise TrainingError(f"{out / 'last.pt'}: a run is there already: resume it, or choose another folder")
         self._begin_stage()
         if resume:
             self._restore()
@@ -225,8 +225,10 @@ class DetectorTraining:
 
     def _record(self, row: list[float | str]) -> None:
         self.at.rows.append(row)
-        with (self.out / "curve.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *self.at.rows])
+        with scratch_file(self.out / "curve.csv") as temporary:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([COLUMNS, *self.at.rows])
+            temporary.replace(self.out / "curve.csv")
 
     def _keep_best(self) -> None:
         scores = self.validate().scores()

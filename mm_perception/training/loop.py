@@ -118,8 +118,8 @@ def train(
     """
     place = choose_device(device)
     check_sources(card, source_train, source_val)
-    out.mkdir(parents=True, exist_ok=True)
     check_folder(out, resume)
+    out.mkdir(parents=True, exist_ok=True)
     with machine(threads, place):
         run = _Run(card, source_train, source_val, recipe, out, place, save_every_s)
         if resume:
@@ -127,10 +127,28 @@ def train(
         return run.finish(on_progress or (lambda _: None))
 
 
-def check_folder(out: Path, resume: bool) -> None:
-    """Raises TrainingError if a run lies in `out` that is not to be resumed."""
-    if not resume and (out / "last.pt").exists():
+RUN_FILES = ("last.pt", "best.pt", "lidar.pt", "fusion.pt", "curve.csv", "curve.png")
+"""What trainings write into their folder, beside the published weights and card."""
+
+
+def check_folder(out: Path, resume: bool, be_empty: bool = False) -> None:
+    """Refuses a folder in which a training would replace what it did not make.
+
+    Args:
+        be_empty: refuse other files, too.
+
+    Raises:
+        TrainingError: a run lies in `out` that is not to be resumed, or something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out}: expected a folder for the run, got a file; choose another")
+    if resume or not out.is_dir():
+        return
+    if (out / "last.pt").exists():
         raise TrainingError(f"{out / 'last.pt'}: a run is there already: resume it, or choose another folder")
+    there = sorted(entry.name for entry in out.iterdir() if be_empty or entry.name in RUN_FILES)
+    if there:
+        raise TrainingError(f"{out}: expected a new or empty folder for the run, it holds {there[0]}; choose another")
 
 
 def choose_device(name: str) -> torch.device:

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mm_perception.core.errors import ModelError
+from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.core.files import check_outputs
+from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import CardT, ModelCard, WeightsCard, load_card, read_card, save_card
 from mm_perception.engines.stamp import file_sha256
 from mm_perception.engines.torch_engine import load_network
@@ -100,6 +102,26 @@ def published_name(base: str, given: str = "") -> str:
     return given or base.removesuffix("-untrained")
 
 
+def check_published(folder: Path, name: str, base: WeightsCard, card: Path | str) -> None:
+    """Refuses a name under which something else than an earlier end of this training lies.
+
+    Args:
+        base: the card that the training begins with; card: its file or name.
+
+    Raises:
+        ConfigError: the new weights or card would replace those that it begins with, or another's.
+    """
+    weights, card_file = folder / f"{name}.safetensors", folder / f"{name}.yaml"
+    check_outputs({"weights": weights, "card": card_file}, (card, base.weights_path))
+    if os.path.lexists(card_file):
+        try:
+            ours = "trained by `mm-perception train" in card_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            ours = False
+        if not ours:
+            raise ConfigError(f"{card_file}: no training made it; give the new card another --name")
+
+
 def write_checked(model: nn.Module, card: CardT, folder: Path, check: Callable[[CardT], CardT]) -> tuple[Path, Path]:
     """Writes `<name>.safetensors` and `<name>.yaml`, which appear only when `check` has passed.
 
@@ -119,9 +141,11 @@ def write_checked(model: nn.Module, card: CardT, folder: Path, check: Callable[[
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights, card_file = folder / f"{card.name}.safetensors", folder / f"{card.name}.yaml"
-    temporary = folder / f".{card.name}.{os.getpid()}.tmp.safetensors"
-    temporary_card = temporary.with_suffix(".yaml")
-    try:
+    with (
+        scratch_file(weights, ".safetensors") as temporary,
+        scratch_file(card_file, ".yaml") as temporary_card,
+        scratch_file(card_file, ".yaml") as final_card,
+    ):
         try:
             save_file(half_state(model), temporary)
         except SafetensorError as error:
@@ -131,12 +155,10 @@ def write_checked(model: nn.Module, card: CardT, folder: Path, check: Callable[[
         )
         save_card(named, temporary_card)
         checked = check(read_card(temporary_card, type(card)))
+        save_card(replace(checked, weights=str(weights.resolve())), final_card)  # type: ignore[type-var]
         card_file.unlink(missing_ok=True)
         temporary.replace(weights)
-    finally:
-        temporary.unlink(missing_ok=True)
-        temporary_card.unlink(missing_ok=True)
-    save_card(replace(checked, weights=str(weights.resolve())), card_file)  # type: ignore[type-var]
+        final_card.replace(card_file)
     return weights, card_file
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.scratch import scratch_folder
 from mm_perception.core.types import ThermalFrame
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.stamp import locked
@@ -31,6 +32,7 @@ SETS = {"train": 0, "val": 1}
 
 ENCODINGS = {"thermal": "agc", "depth": "raw"}
 
+_FILES = {"meta.json", *(f"{name}.npy" for name in ("rgb", "thermal", "depth", "labels"))}
 _LONGEST_WAIT_S = 24 * 3600.0
 
 
@@ -62,7 +64,7 @@ def write_world_data(
         workers: processes; None: one per core.
 
     Raises:
-        ConfigError: a seed or count out of range, or open3d is missing.
+        ConfigError: a seed or count out of range, open3d is missing, or something else lies in the folder.
         EngineError: another process has been making the folder for a day.
         OSError: the folder cannot be written, or the disk is full.
     """
@@ -77,15 +79,24 @@ def _write(
     identity = {"world": WORLD_VERSION, "seed": seed, "frames": count, "height": height, "width": width}
     if _is_there(folder, identity):
         return
-    scratch = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    _check_replaceable(folder)
+    with scratch_folder(folder) as scratch:
         _fill(scratch, identity, workers, on_progress)
+        _check_replaceable(folder)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises ConfigError if something else than frames of an older world lies there."""
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or there - _FILES):
+        strange = min(there - _FILES, default="no folder of frames")
+        raise ConfigError(f"{folder}: holds {strange}, expected frames that this command made; name another folder")
+    if there and not _made_from(folder):
+        raise ConfigError(
+            f"{folder}: holds files that this command did not make; move them away, or name another folder"
+        )
 
 
 def _fill(
@@ -122,10 +133,15 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 
 
 def _is_there(folder: Path, identity: dict[str, int]) -> bool:
+    return _made_from(folder) == identity
+
+
+def _made_from(folder: Path) -> object:
+    """What a folder of frames was made from; None: it is no such folder."""
     try:
-        return bool(json.loads((folder / "meta.json").read_text())["made_from"] == identity)
-    except (OSError, ValueError, KeyError):
-        return False
+        return json.loads((folder / "meta.json").read_text())["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def encode_frame(frame: LabelledFrame, height: int, width: int) -> dict[str, NDArray[np.uint8]]:

@@ -37,7 +37,7 @@ def test_an_engine_is_built_from_recorded_inputs(built):
 def test_a_second_call_builds_nothing_and_says_what_nobody_tried(built, capsys):
     _, line = built
     capsys.readouterr()
-    assert main(line) == 0
+    assert main([*line, "--overwrite"]) == 0
     said = capsys.readouterr().out
     assert "building" not in said and "no GPU has run this engine yet" in said.replace("\n", " ")
 
@@ -48,7 +48,7 @@ def test_an_exported_file_is_taken_with_its_card(built, tmp_path, capsys):
     options = [*line[2:4], "--cache", str(tmp_path / "again"), "--precision", "fp32"]
     assert main(["build-engine", str(onnx_file), *options]) == 0
     assert "fp32" in capsys.readouterr().out and not (tmp_path / "again" / "onnx").exists()
-    assert main([*line, "--refuse-stale", "--workspace-mb", "64"]) == 2
+    assert main([*line, "--overwrite", "--refuse-stale", "--workspace-mb", "64"]) == 2
     assert "workspace_mb" in capsys.readouterr().err
 
 

@@ -116,10 +116,10 @@ def test_training_on_the_world_is_published_and_evaluated(card, world, tmp_path,
     assert all(0 <= v <= 1 for v in facts["mAP"]["all"].values()) and facts["model"]["trained"]
     assert facts["small"]["mAP"]["fusion"] is None, "no small thing is there"
     assert facts["seed"] == 0 and facts["machine"] and facts["engine"]["lidar"] == "torch"
-    assert [p.name for p in sorted(pictures.iterdir())] == ["0000-day.jpg", "0001-night.jpg"]
+    assert [p.name for p in sorted(pictures.glob("*.jpg"))] == ["0000-day.jpg", "0001-night.jpg"]
     assert cv2.imread(str(pictures / "0000-day.jpg")).shape == (512, 3 * 448 + 512, 3)
 
-    assert main([*options, "--lidar-model", str(out / "lidar.pt")]) == 0
+    assert main([*options, "--lidar-model", str(out / "lidar.pt"), "--overwrite"]) == 0
     again = json.loads(figures.read_text())
     assert again["mAP"]["all"]["fusion"] == facts["mAP"]["all"]["fusion"]
     assert again["lidar_model"]["weights"] == "lidar.pt"

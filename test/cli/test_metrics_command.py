@@ -28,7 +28,8 @@ def score(tmp_path, capsys):
             if content is not None:
                 path.write_text(content if isinstance(content, str) else json.dumps(content))
         out = tmp_path / "new" / "figures.json"
-        code = main(["metrics", "nuscenes", "--gt", str(paths[0]), "--pred", str(paths[1]), "--json", str(out)])
+        code = main(["metrics", "nuscenes", "--gt", str(paths[0]), "--pred", str(paths[1]), "--json", str(out),
+                     "--overwrite"])  # fmt: skip
         figures = json.loads(out.read_text(), parse_constant=pytest.fail) if out.exists() else None
         return code, figures, capsys.readouterr()
 

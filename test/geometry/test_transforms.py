@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm_perception.core.errors import CalibrationError
+from mm_perception.geometry import transforms
 from mm_perception.geometry.transforms import (
     RigidTransform,
     TransformTree,
@@ -129,3 +130,128 @@ def test_transform_of_long_before_starts_the_link_anew():
     assert tree.lookup("map", "base", 5).rotation[0, 1] == pytest.approx(-1)
     with pytest.raises(CalibrationError):
         tree.lookup("map", "base", 500)
+
+
+# What a broken sender must not do
+
+S = 1_000_000_000
+
+
+def moving(tree: TransformTree, first_s: float, last_s: float, step_s: float = 0.1) -> None:
+    """The base at 1 m/s along x, in `map`."""
+    for t in np.arange(first_s, last_s + step_s / 2, step_s):
+        tree.add(RigidTransform("map", "base", np.eye(3), np.array([t, 0.0, 0.0])), round(t * S))
+
+
+def at(tree: TransformTree, t: float) -> float:
+    return float(tree.lookup("map", "base", round(t * S)).translation[0])
+
+
+WRONG = RigidTransform("map", "base", np.eye(3), np.array([-1e4, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("ahead_s", [1.5, 5.0, 9.0, 3600.0, 1e9])
+@pytest.mark.parametrize("count", [1, 2])
+def test_stamps_far_ahead_are_not_used_and_push_nothing_out(ahead_s, count):
+    tree = TransformTree()
+    moving(tree, 100, 108)
+    for k in range(count):
+        tree.add(WRONG, round((108 + ahead_s + 0.01 * k) * S))
+    with pytest.raises(CalibrationError, match="is known for"):
+        at(tree, 108.05)
+    assert at(tree, 100.05) == pytest.approx(100.05)
+    moving(tree, 108.1, 108.1 + ahead_s if ahead_s < 60 else 112)
+    assert at(tree, 107.95) == pytest.approx(107.95) and at(tree, 108.07) == pytest.approx(108.07)
+    if ahead_s < 60:
+        assert at(tree, 108 + ahead_s - 0.05) == pytest.approx(108 + ahead_s - 0.05), "it is forgotten when time comes"
+
+
+def test_a_wrong_stamp_at_the_start_is_forgotten():
+    tree = TransformTree()
+    tree.add(WRONG, 105 * S)
+    moving(tree, 100, 106)
+    assert [at(tree, t) for t in (100.05, 104.95, 105.05)] == pytest.approx([100.05, 104.95, 105.05])
+
+
+def test_wrong_stamps_among_right_ones_are_never_believed():
+    tree = TransformTree()
+    for k in range(100):
+        t = 100 + 0.1 * k
+        moving(tree, t, t)
+        tree.add(WRONG, round((t + 4) * S))
+    assert at(tree, 105.05) == pytest.approx(105.05) and at(tree, 109.85) == pytest.approx(109.85)
+
+
+def test_a_jump_of_time_is_believed_after_some_samples():
+    tree = TransformTree()
+    moving(tree, 100, 101)
+    moving(tree, 500, 501)
+    assert at(tree, 500.05) == pytest.approx(500.05)
+    with pytest.raises(CalibrationError, match="is known for"):
+        at(tree, 100.5)
+
+
+def test_gaps_are_not_interpolated_over_and_named():
+    tree = TransformTree()
+    moving(tree, 100, 102)
+    moving(tree, 104.5, 106)
+    with pytest.raises(CalibrationError, match=r"a gap of 2\.5 s, expected at most 1 s"):
+        at(tree, 103)
+    moving(tree, 200, 202, 1.0)
+    assert at(tree, 201.5) == pytest.approx(201.5)
+
+
+def test_slow_links_are_known_at_their_stamps():
+    tree = TransformTree(keep_ns=100 * S)
+    for k in range(8):
+        moving(tree, 100 + 3 * k, 100 + 3 * k)
+        assert at(tree, 100 + 3 * k) == 100 + 3 * k
+
+
+def test_frames_are_bounded_and_known_ones_still_updated():
+    tree = TransformTree()
+    moving(tree, 100, 101)
+    tree.set_static(about_z("base", "camera", 90))
+    for k in range(transforms.MOST_FRAMES - 2):
+        (tree.set_static if k % 2 else lambda t: tree.add(t, 1))(about_z("base", f"junk{k}", 0))  # type: ignore[operator]
+    for refuse in (tree.set_static, lambda t: tree.add(t, 5)):
+        with pytest.raises(CalibrationError, match="transform base <- one_more: refused, 1000 frames"):
+            refuse(about_z("base", "one_more", 0))
+    moving(tree, 101.1, 102)
+    tree.set_static(about_z("base", "camera", 45))
+    assert at(tree, 101.95) == pytest.approx(101.95)
+    assert len(tree.frames()) <= transforms.MOST_FRAMES + 1
+
+
+def test_long_names_are_refused():
+    tree = TransformTree()
+    for dst, src in (("a" * 10_000, "b"), ("a", "b" * 300)):
+        with pytest.raises(CalibrationError, match="at most 256 letters") as error:
+            tree.add(about_z(dst, src, 0), 1)
+        assert len(str(error.value)) < 300
+    assert tree.frames() == ()
+
+
+def test_samples_are_bounded_and_the_newest_stay(monkeypatch):
+    monkeypatch.setattr(transforms, "MOST_SAMPLES", 50)
+    monkeypatch.setattr(transforms, "MOST_IN_ALL", 120)
+    tree = TransformTree()
+    frames = [f"child{k}" for k in range(10)]
+    for k in range(200):
+        for frame in frames:
+            tree.add(about_z("map", frame, k), k)
+    assert sum(len(edge.stamps_ns) for edge in tree._edges.values()) <= 120 + 2 * len(frames)
+    assert tree.lookup("map", "child0", 199).src == "child0" and tree.lookup("map", "child0", 190).src == "child0"
+    assert tree.lookup("map", "child9", 199).src == "child9"
+
+
+@given(st.lists(st.integers(-20, 20), min_size=1, max_size=40))
+def test_any_order_of_stamps_keeps_the_samples_sorted(steps):
+    tree = TransformTree()
+    t_ns = 100 * S
+    for step in steps:
+        t_ns += step * S // 4
+        tree.add(RigidTransform("map", "base", np.eye(3), np.array([t_ns / S, 0.0, 0.0])), t_ns)
+    edge = tree._edges["base"]
+    assert edge.stamps_ns == sorted(set(edge.stamps_ns)) and len(edge.stamps_ns) == len(edge.transforms)
+    assert at(tree, t_ns / S) == pytest.approx(t_ns / S)

@@ -98,7 +98,7 @@ def test_command_writes_the_figures_of_untrained_models_and_says_so(tmp_path, ca
     assert all(0 <= v < 0.5 for row in first["miou"].values() for v in row.values())
     assert "untrained" in capsys.readouterr().out
     assert len(list(pictures.glob("*.png"))) == 2
-    assert main([*options, "--json", str(figures), *cards]) == 0
+    assert main([*options, "--json", str(figures), "--overwrite", *cards]) == 0
     again = json.loads(figures.read_text())
     assert again["miou"] == first["miou"], "frames from the cache are the frames"
 

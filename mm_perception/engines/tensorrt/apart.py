@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mm_perception.core.errors import EngineError
+from mm_perception.core.processes import check_not_ended, child
 from mm_perception.engines.tensorrt.errors import RefusedError
 
 Progress = Callable[[str], None]
@@ -35,24 +36,18 @@ def run_apart(task: str, job: Any, tell: Progress, interpreter: str = sys.execut
     Raises:
         RefusedError: what was asked for cannot be had, or the process crashed.
         EngineError: it was killed, or ran out of memory or disk. With what it said.
+        EndedError: this process has been told to end.
     """
     line = [interpreter, "-m", "mm_perception.engines.tensorrt.apart_process", task, job_text(job)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": noise}
         try:
-            process = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, text=True, encoding="utf-8"
-            )
+            with child(line, **pipes, text=True, encoding="utf-8") as process:
+                last = _listen(process, tell)
+                code = process.wait()
         except OSError as error:
             raise EngineError(f"no process for the {task}: {error}") from error
-        try:
-            last = _listen(process, tell)
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+        check_not_ended()  # else its end would be taken for a failure
         noise.seek(0)
         words = noise.read().strip().splitlines()[-5:]
     if "done" in last:

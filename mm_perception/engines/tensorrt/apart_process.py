@@ -1,7 +1,8 @@
 """The other side of `apart.run_apart`.
 
 Each line on standard output is a JSON object: {"progress": …} any number of times, then {"done": …}, {"refused": …}
-or {"error": …}. The process ends when its standard input does, so that it does not outlive who asked for it.
+or {"error": …}. The process ends with who asked for it: the kernel kills it then, and it ends by itself when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.processes import die_with_parent
 from mm_perception.engines.tensorrt.errors import RefusedError
 
 STDOUT = 1
@@ -49,6 +51,7 @@ class _Voice:
 
 def main(arguments: list[str]) -> int:
     """Does the task; 0 when it is done."""
+    die_with_parent()
     voice = _Voice()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     task, job = arguments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.files import replace_file
+from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.tensorrt.apart import Progress, run_apart
 from mm_perception.engines.tensorrt.errors import RefusedError
 from mm_perception.engines.tensorrt.library import find_library, make_log
@@ -63,12 +63,9 @@ def build_plan(job: BuildJob, tell: Progress, interpreter: str = sys.executable)
         EngineError: the builder was killed, or ran out of memory or disk. With what it said.
     """
     job.plan.parent.mkdir(parents=True, exist_ok=True)
-    temporary = job.plan.with_name(f".{job.plan.name}.{os.getpid()}.tmp")
-    try:
+    with scratch_file(job.plan) as temporary:
         done = run_apart("build", replace(job, plan=temporary), tell, interpreter)
         temporary.replace(job.plan)
-    finally:
-        temporary.unlink(missing_ok=True)
     return BuildReport(**done)
 
 
@@ -107,7 +104,10 @@ def build(job: BuildJob, tell: Progress) -> dict[str, Any]:
         raise kind(f"{library} cannot build {job.onnx.name}: {_last(log)}")
     job.plan.write_bytes(memoryview(plan))
     if with_cache:
-        _write_timing_cache(config, job)
+        try:
+            _write_timing_cache(config, job)
+        except OSError as error:
+            tell(f"the measured kernels cannot be kept ({error.strerror or error}): the next build takes longer")
     return {
         "layers": network.num_layers,
         "parse_s": round(parsed_s, 2),

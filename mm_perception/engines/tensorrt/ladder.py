@@ -12,17 +12,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.core.processes import check_not_ended
+from mm_perception.core.progress import Caution
+from mm_perception.core.scratch import scratch_folder
 from mm_perception.engines.agreement import TOLERANCES, Agreement, agreement
 from mm_perception.engines.card import WeightsCard
 from mm_perception.engines.engine import Array, Engine, NotFiniteError
 from mm_perception.engines.reference import load_references, made_inputs, save_references
-from mm_perception.engines.stamp import file_sha256, locked, remove_stamp, write_stamp
+from mm_perception.engines.stamp import check_writable, file_sha256, locked, remove_stamp, write_stamp
 from mm_perception.engines.tensorrt.apart import Progress
 from mm_perception.engines.tensorrt.build import BuildJob, BuildReport, build_plan
 from mm_perception.engines.tensorrt.cache import (
@@ -119,6 +121,8 @@ class Workshop:
         """
         try:
             with locked(self.engine_file, BUILD_TIMEOUT_S, self._tell):
+                with contextlib.suppress(OSError):  # what a killed process has left; whoever has the lock may
+                    self._new_file.unlink(missing_ok=True)
                 return self._kept_or_new()
         except OSError as error:
             raise EngineError(f"TensorRT engine {self.engine_file}: {error}") from error
@@ -141,6 +145,7 @@ class Workshop:
                 f"engine {self.engine_file}: not used, and by policy not rebuilt\n  " + "\n  ".join(problems)
             )
         self._settings = adopted(self._settings, read_engine_stamp(self.engine_file))
+        check_writable(self._folder, f"{self.engine_file.name} must be built ({'; '.join(problems)})")
         self._tell(f"building {self.engine_file.name} with {self._library}: {'; '.join(problems)}")
         return self._climb_down(self._key(weight_files(self._onnx)))
 
@@ -174,7 +179,16 @@ class Workshop:
                 stamp.key, gpu=key.gpu, driver=key.driver, compute_capability=key.compute_capability
             )
             stamp = dataclasses.replace(stamp, key=here, references=self._references, tested=str(result), on_gpu=True)
-            self._keep(path, stamp)
+            try:
+                self._keep(path, stamp)
+            except OSError as error:
+                self._new_file.unlink(missing_ok=True)
+                why = error.strerror or error
+                self._tell(
+                    Caution(
+                        f"{self.engine_file}: its self-test is repeated at every start, as it cannot be kept: {why}"
+                    )
+                )
         self._tell(f"using {self.engine_file.name}: {stamp.precision}, {stamp.tested}")
         return stamp, engine
 
@@ -195,6 +209,7 @@ class Workshop:
             for precision in rungs(self._settings.first, self._settings.ladder):
                 if precision == "mixed" and self._steps and not missed:
                     continue  # fp16 is not inexact but refused
+                check_not_ended()
                 try:
                     return self._stand_on(precision, key)
                 except (RefusedError, PlanError, ToleranceError) as error:
@@ -390,8 +405,8 @@ class Workshop:
     @contextlib.contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".graph-") as folder:
-            yield Path(folder)
+        with scratch_folder(self._folder / "graph") as folder:
+            yield folder
 
 
 @contextlib.contextmanager

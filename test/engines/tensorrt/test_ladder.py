@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mm_perception.core.errors import ConfigError, EngineError
+from mm_perception.core.progress import Caution
 from mm_perception.engines.engine import NotFiniteError
 from mm_perception.engines.onnx_engine import OnnxEngine
 from mm_perception.engines.reference import made_inputs
@@ -517,3 +518,58 @@ def test_open_sizes_are_built_in_their_ranges_and_tried_at_the_cards(two_modules
     )
     with pytest.raises(EngineError, match="rgb: sizes are open"):
         shop.ready()
+
+
+def test_two_that_begin_at_once_build_once(two_modules, tools):
+    begun, go_on = threading.Event(), threading.Event()
+    build = tools.build
+
+    def slow(job, tell):
+        begun.set()
+        assert go_on.wait(30.0)
+        return build(job, tell)
+
+    tools.build = slow
+    stamps, threads = [], []
+    for _ in range(2):
+        shop = tools.shop(two_modules)
+        threads.append(threading.Thread(target=lambda shop=shop: stamps.append(shop.ready()[0])))
+        threads[-1].start()
+        assert begun.wait(30.0)
+    while not any("waiting for another process" in text for text in tools.told):
+        threads[1].join(0.05)
+        assert threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join(60.0)
+    assert len(tools.built) == 1 and len({stamp.engine_sha256 for stamp in stamps}) == 1 and len(stamps) == 2
+
+
+def test_a_read_only_cache_is_used_and_nothing_is_built_for_it(two_modules, tools, monkeypatch):
+    import os
+
+    tools.shop(two_modules).ready()
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(tools.folder))
+    stamp, engine = tools.shop(two_modules).ready()
+    assert engine is not None and len(tools.built) == 1 and stamp.on_gpu
+    with pytest.raises(EngineError, match=r"must be built .*keep_fp32.* cannot be written: set MM_PERCEPTION_CACHE"):
+        tools.shop(two_modules, TensorRtSettings(keep_fp32=("a.mix",))).ready()
+    assert len(tools.built) == 1
+
+
+def test_a_self_test_that_cannot_be_kept_is_told_and_costs_no_engine(two_modules, tools, monkeypatch):
+    tools.shop(two_modules).ready()
+    written = stamp_path(tools.shop(two_modules).engine_file).read_text()
+
+    def full(path, stamp):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ladder, "write_stamp", full)
+    shop = tools.shop(two_modules)
+    (shop.reference_file.parent).mkdir(exist_ok=True)
+    np.savez(shop.reference_file, **{name: value[None] for name, value in made_inputs(two_modules[0])[0].items()})
+    _, engine = shop.ready()
+    assert engine is not None
+    (said,) = [text for text in tools.told if isinstance(text, Caution)]
+    assert "No space left" in said and "repeated at every start" in said
+    assert stamp_path(shop.engine_file).read_text() == written
