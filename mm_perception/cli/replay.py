@@ -15,6 +15,7 @@ from mm_perception.bags.writer import BagWriter, check_new_bag
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.detections import encode_detections, encode_velocities
 from mm_perception.codec.encode import encode_image, encode_label_info
+from mm_perception.codec.status import encode_perception_status
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import OutputFolder, check_new_folder
 from mm_perception.core.settings import FusionSettings
@@ -28,8 +29,12 @@ from mm_perception.pipeline.detection_overlay import draw_mosaic
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.overlay import class_colors, draw_overlay
 from mm_perception.pipeline.perception import Perception, PerceptionResult, build_perception
+from mm_perception.pipeline.sight import Sight
 from mm_perception.replay.replay import ReplayReport, replay_bag
 from mm_perception.replay.report import UNTRAINED, latency_rows, scores_mapping, write_png, write_report
+
+OUTPUT, STATUS_NAME = "/fusion_node/output", "fusion_node: perception"
+"""As the node of that name says them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
                 on_truth=sink.take_truth,
                 on_pose=sink.take_pose if args.submission else None,
+                on_sight=sink.take_sight,
             )
         _print_report(console, report)
         if folder is not None:
@@ -123,6 +129,11 @@ class _Sink:
     def take_pose(self, found: Detections3D, fixed_from_found: RigidTransform) -> None:
         self._samples[str(found.stamp_ns)] = found, fixed_from_found
 
+    def take_sight(self, sight: Sight) -> None:
+        if self._bag is not None:
+            message = encode_perception_status(self._bag.factory, STATUS_NAME, sight, self._perception.rig.name)
+            self._bag.write(f"{OUTPUT}/perception_status", message, sight.stamp_ns)
+
     def take(self, observation: Observation, result: PerceptionResult) -> None:
         reference = observation.bundle.measurements[observation.bundle.reference]
         assert isinstance(reference, ImageFrame)
@@ -146,10 +157,10 @@ class _Sink:
             stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
             if not self._labelled:
                 info = encode_label_info(self._bag.factory, card.classes, stamp_ns, frame_id)
-                self._bag.write("/fusion_node/output/label_info", info, stamp_ns, latched=True)
+                self._bag.write(f"{OUTPUT}/label_info", info, stamp_ns, latched=True)
                 self._labelled = True
             message = encode_image(self._bag.factory, segmentation.class_ids, "mono8", stamp_ns, frame_id)
-            self._bag.write("/fusion_node/output/segmentation", message, stamp_ns)
+            self._bag.write(f"{OUTPUT}/segmentation", message, stamp_ns)
 
     def _take_detection(self, outcome: DetectionOutcome, draws: bool) -> None:
         assert self._perception.detection is not None
@@ -163,8 +174,8 @@ class _Sink:
         if self._bag is not None:
             boxes = encode_detections(self._bag.factory, found, deviations=card.deviations)
             velocities = encode_velocities(self._bag.factory, found)
-            self._bag.write("/fusion_node/output/detections", boxes, found.stamp_ns)
-            self._bag.write("/fusion_node/output/detection_velocities", velocities, found.stamp_ns)
+            self._bag.write(f"{OUTPUT}/detections", boxes, found.stamp_ns)
+            self._bag.write(f"{OUTPUT}/detection_velocities", velocities, found.stamp_ns)
 
     def __enter__(self) -> _Sink:
         return self
@@ -187,6 +198,7 @@ def _facts(args: argparse.Namespace, perception: Perception, report: ReplayRepor
         "bundles": report.bundles,
         "segmented": report.segmented,
         "detected": report.detected,
+        "modes": dict(report.modes),
         "dropped": dict(report.dropped),
         "latency_ms": {s: {"count": n, "median": m, "p95": p} for s, n, m, p in latency_rows(report.latency)},
     }
@@ -207,6 +219,8 @@ def _print_report(console: Console, report: ReplayReport) -> None:
         f"frames {report.frames}   bundles {report.bundles}   segmented {report.segmented}   scored {report.scored}"
         f"   detected {report.detected}   scored {report.detection_scored}"
     )
+    for mode, count in sorted(report.modes.items()):
+        console.print(f"mode    {count:6d}  {mode}", highlight=False)
     for what, count in sorted(report.degraded.items()):
         console.print(f"degraded {count:5d}  {what}", highlight=False)
     for reason, count in sorted(report.dropped.items()):

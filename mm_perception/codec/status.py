@@ -6,35 +6,39 @@ set, and so that of the results that belong to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from mm_perception.codec.encode import make_status
 from mm_perception.codec.fields import NANOSECONDS, MessageFactory
 from mm_perception.core.errors import DataError
 
 SCHEMA = "1"
+MODE_LEVELS = {"full": 0, "degraded": 1, "blind": 2}
+"""DiagnosticStatus levels: OK, WARN, ERROR."""
 
 
-def encode_perception_status(
-    factory: MessageFactory,
-    name: str,
-    level: int,
-    mode: str,
-    stamp_ns: int,
-    values: Mapping[str, str],
-    hardware_id: str,
-) -> Any:
+class Describable(Protocol):
+    """What a set is worth; `pipeline.sight.Sight`."""
+
+    @property
+    def stamp_ns(self) -> int: ...
+
+    @property
+    def mode(self) -> str: ...
+
+    def values(self) -> dict[str, str]: ...
+
+
+def encode_perception_status(factory: MessageFactory, name: str, sight: Describable, hardware_id: str) -> Any:
     """diagnostic_msgs/DiagnosticStatus of one set.
 
     Args:
-        mode: full, degraded or blind; the message's text.
-        stamp_ns: of the set.
-        values: the tasks' modes and reasons, and the covered ground.
+        name: of the status; the node's name and ": perception".
+        hardware_id: the rig's name.
     """
-    sec, nanosec = divmod(stamp_ns, NANOSECONDS)
-    head = {"schema": SCHEMA, "stamp": f"{sec}.{nanosec:09d}", "mode": mode}
-    return make_status(factory, (name, level, mode, {**head, **values}), hardware_id)
+    sec, nanosec = divmod(sight.stamp_ns, NANOSECONDS)
+    head = {"schema": SCHEMA, "stamp": f"{sec}.{nanosec:09d}", "mode": sight.mode}
+    return make_status(factory, (name, MODE_LEVELS[sight.mode], sight.mode, {**head, **sight.values()}), hardware_id)
 
 
 def decode_perception_status(msg: Any) -> tuple[int, dict[str, str]]:

@@ -6,9 +6,9 @@ Absence of sight is not absence of obstacles. A task is
 - `degraded`: something was missing or worth less, and the rest gave a result;
 - `blind`: there is no result, or one that says nothing of the present.
 
-The detector is blind without a LiDAR sweep of the last 300 ms, with one that repeats the sweep before it, or with one
-of fewer than 50 returns beyond 1.5 m. Its LiDAR sight is whole where the set itself holds a sweep that covers at least
-90 % of the rig's `coverage_deg`; only then does "no boxes" mean that nothing was seen.
+The detector is blind without a LiDAR sweep of the last 300 ms, with the same sweep for the fourth time, or with one of
+fewer than 50 returns beyond 1.5 m. Its LiDAR sight is whole where the set itself holds a sweep that is no repetition
+and covers at least 90 % of the rig's `coverage_deg`; only then does "no boxes" mean that nothing was seen.
 
 Segmentation is blind where the reference image is frozen, or shows nothing while no other modality does.
 """
@@ -175,13 +175,15 @@ def detection_sight(observation: Observation, taps: DetectorTaps, rig: RigConfig
     in_set = name in observation.bundle.measurements
     if not in_set:
         degraded[f"{name}.missing"] = f"no sweep in the set; the newest is {age_ns / 1e6:.0f} ms older"
+    if seen.repeats and not seen.problem:
+        degraded[f"{name}.repeated"] = "the sweep equals the one before"
     narrow = coverage is not None and coverage.covered_deg < WHOLE_SHARE * sensor.coverage_deg
     if narrow and coverage is not None:
         degraded[f"{name}.sector"] = (
             f"returns from {coverage.covered_deg} of {sensor.coverage_deg:g} degrees; if that is all that the sensor "
             f"covers, set its coverage_deg in the rig"
         )
-    return TaskSight(blind, degraded, in_set and not narrow and not blind)
+    return TaskSight(blind, degraded, in_set and not narrow and not blind and not seen.repeats)
 
 
 def ground_coverage(observation: Observation, taps: DetectorTaps) -> GroundCoverage | None:

@@ -16,6 +16,7 @@ from mm_perception.metrics.latency import LatencyLog, LatencySummary
 from mm_perception.metrics.segmentation import SegmentationScores
 from mm_perception.pipeline.intake import TF_STATIC_TOPIC, Intake, Observation
 from mm_perception.pipeline.perception import Perception, PerceptionResult
+from mm_perception.pipeline.sight import Sight
 from mm_perception.replay.truth import DetectionTruth, SegmentationTruth
 
 OnResult = Callable[[Observation, PerceptionResult], None]
@@ -37,7 +38,8 @@ class ReplayReport:
         scored: label images that met a result.
         detection_scores: None where no true box met a result.
         detection_scored: frames of true boxes that met a result.
-        degraded: frames in which the detector lacked something, by what it was.
+        degraded: frames in which something was missing or worth less, by what it was.
+        modes: frames by task and mode, such as "detection blind"; see `pipeline.sight`.
         trained, detector_trained: whether the weights are; True where there are none.
     """
 
@@ -53,6 +55,7 @@ class ReplayReport:
     detection_scores: DetectionScores | None = None
     detection_scored: int = 0
     degraded: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
     trained: bool = True
     detector_trained: bool = True
 
@@ -114,6 +117,7 @@ def replay_bag(
     on_progress: Callable[[int, int], None] | None = None,
     on_truth: Callable[[Detections3D], None] | None = None,
     on_pose: Callable[[Detections3D, RigidTransform], None] | None = None,
+    on_sight: Callable[[Sight], None] | None = None,
 ) -> ReplayReport:
     """Runs every observation of the bag through the pipeline.
 
@@ -125,6 +129,7 @@ def replay_bag(
         on_progress: is told the frames done and the frames in the bag.
         on_truth: is given the true boxes, in the frame of the found ones, before `on_result` is given those.
         on_pose: is given boxes and the transform that takes them to the rig's fixed frame.
+        on_sight: is told what each observation is worth, before `on_result`; also of those that gave no result.
 
     Raises:
         BagError: the bag cannot be read or lacks the reference topic.
@@ -136,7 +141,7 @@ def replay_bag(
     if perception.detection is not None:
         report.detector_trained = perception.detection.card.trained
     rig = perception.rig
-    intake = Intake(rig, on_problem, taps=perception.taps)
+    intake = Intake(rig, on_problem, taps=perception.taps, used=perception.used_sensors)
     latency = LatencyLog()
 
     def between(src: str, src_ns: int, dst: str, dst_ns: int) -> RigidTransform:
@@ -147,13 +152,20 @@ def replay_bag(
         if on_problem is not None:
             on_problem(where, error)
 
+    def judge(sight: Sight) -> None:
+        report.modes.update(f"{name} {task.mode}" for name, task in sight.tasks.items())
+        report.degraded.update({what for task in sight.tasks.values() for what in task.reasons if what != "result"})
+        if on_sight is not None:
+            on_sight(sight)
+
     def take(observation: Observation, result: PerceptionResult) -> None:
+        if result.sight is not None:
+            judge(result.sight)
         if result.segmentation is not None:
             report.segmented += 1
             labels.compare(result.segmentation)
         if result.detection is not None:
             report.detected += 1
-            report.degraded.update(result.detection.degraded.keys())  # whose values are words, not counts
             found, seen = result.detection.detections, observation.lidar_view
             if on_pose is not None:
                 try:
@@ -177,6 +189,7 @@ def replay_bag(
                 result = perception.step(observation)
             except Exception as error:  # one bad observation must not lose the report of all others
                 drop("bundle", error)
+                judge(perception.sight(observation).failed(f"{type(error).__name__}: {error}"))
                 continue
             latency.add(result.stage_ms)
             for task, failure in result.failures.items():

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mm_perception.codec.events import EventPacketDecoder
+from mm_perception.codec.status import MODE_LEVELS
 from mm_perception.core.rig import SensorConfig
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception
-from mm_perception.pipeline.sight import MODES, Mode, Sight
+from mm_perception.pipeline.sight import MODES, Sight
 from mm_perception.ros.monitors import (
     JITTER_S,
     RECORDING_S,
@@ -28,7 +29,6 @@ from mm_perception.ros.subscriptions import AdaptiveSubscription
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 Status = tuple[str, int, str, Mapping[str, str]]
 
-MODE_LEVELS: Mapping[Mode, int] = {"full": OK, "degraded": WARN, "blind": ERROR}
 MODE_WINDOW_S = 1.0
 """The worst mode of this long counts, so that a level does not flicker with every set."""
 FEWEST_MESSAGES = 5

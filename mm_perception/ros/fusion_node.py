@@ -19,6 +19,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
+from mm_perception.core.processes import end_children
 from mm_perception.engines.load import why_not
 from mm_perception.pipeline.perception import Perception, build_perception
 from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
@@ -179,6 +180,7 @@ class FusionNode(LifecycleNode):
         while thread.is_alive():
             thread.join(_WAIT_S)
             if not self.context.ok():
+                end_children()
                 self._abandoned = thread.is_alive()
                 raise InterruptedTransitionError(f"{what} was interrupted")
             now_s = time.monotonic()

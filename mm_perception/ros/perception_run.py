@@ -18,14 +18,7 @@ from mm_perception.core.types import ImageFrame
 from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
 from mm_perception.pipeline.perception import Perception, PerceptionResult
 from mm_perception.pipeline.sight import Sight, TaskSight
-from mm_perception.ros.diagnostics import (
-    MODE_LEVELS,
-    InputWatch,
-    ResultWatch,
-    Status,
-    clock_status,
-    pipeline_status,
-)
+from mm_perception.ros.diagnostics import InputWatch, ResultWatch, Status, clock_status, pipeline_status
 from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.monitors import SteadyFrom
@@ -57,10 +50,7 @@ class Outputs:
 
     def publish_sight(self, sight: Sight) -> None:
         """Says what a set is worth; before its results."""
-        level, values = MODE_LEVELS[sight.mode], sight.values()
-        self._status.publish(
-            encode_perception_status(self._factory, self._name, level, sight.mode, sight.stamp_ns, values, self._rig)
-        )
+        self._status.publish(encode_perception_status(self._factory, self._name, sight, self._rig))
 
     def subscribers(self) -> dict[str, int]:
         """Of the topics that a session waits for."""

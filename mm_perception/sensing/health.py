@@ -21,8 +21,8 @@ SATURATED_SHARE = 0.95
 """Of the pixels; beyond it an image is dazzled."""
 FROZEN_IMAGES = 2
 """Repetitions of the same image after which its camera counts as frozen: encoders of video repeat one now and then."""
-FROZEN_SWEEPS = 1
-"""The same for sweeps: range noise makes no two of them equal."""
+FROZEN_SWEEPS = 3
+"""The same for sweeps. Range noise makes no two of them equal, so that one repetition already casts doubt."""
 SECTOR_DEG = 10
 SECTORS = 360 // SECTOR_DEG
 NEAR_M = 1.5

@@ -76,6 +76,7 @@ def test_without_a_sweep_of_the_present_the_detector_is_blind(observation, reaso
     ("observation", "reason"),
     [
         (observe(sweep(-60, 60)), f"{LIDAR}.sector"),
+        (observe(sweep(), health={LIDAR: Health("", 1, cover(sweep().xyz))}), f"{LIDAR}.repeated"),
         (observe(sweep(stamp_ns=T - 299 * MS), in_set=False), f"{LIDAR}.missing"),
     ],
 )

@@ -62,11 +62,11 @@ def test_a_camera_is_frozen_at_the_third_equal_image_and_recovers_at_once():
     assert monitor.look(noise(9)).problem == ""
 
 
-def test_a_sweep_is_frozen_at_the_second_equal_one():
+def test_a_sweep_is_frozen_at_the_fourth_equal_one():
     monitor = HealthMonitor()
     xyz = ring(np.arange(360))
-    found = [monitor.look(cloud(xyz, t)) for t in (1, 2)]
-    assert [h.problem for h in found] == ["", "frozen"] and found[1].repeats == 1
+    found = [monitor.look(cloud(xyz, t)) for t in (1, 2, 3, 4)]
+    assert [h.problem for h in found] == ["", "", "", "frozen"] and [h.repeats for h in found] == [0, 1, 2, 3]
     moved = xyz + RNG.normal(0, 0.01, xyz.shape)
     assert monitor.look(cloud(moved, 3)).problem == ""
 
