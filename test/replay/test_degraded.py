@@ -38,8 +38,10 @@ def texture(seed: int, height: int, width: int) -> np.ndarray:
     return cells.repeat(16, axis=0).repeat(16, axis=1)
 
 
-def sweep(stamp_ns: int, points: int = 2000) -> PointCloud:
-    xyz = np.random.default_rng(stamp_ns % 2**32).uniform((-20, -20, -1), (20, 20, 1), (points, 3)).astype(np.float32)
+def sweep(stamp_ns: int, points: int = 300) -> PointCloud:
+    xyz = np.random.default_rng(points).uniform((-20, -20, -1), (20, 20, 1), (points, 3))
+    # No two sweeps of a LiDAR that lives are equal.
+    xyz = (xyz + np.random.default_rng(stamp_ns % 2**32).normal(0, 0.002, xyz.shape)).astype(np.float32)
     return PointCloud(xyz, stamp_ns, "lidar", np.full(points, 9.0, np.float32))
 
 
