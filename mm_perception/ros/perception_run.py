@@ -33,7 +33,10 @@ _LOG_AGAIN_AFTER_S = 5.0
 _MOST_LOG_KEYS = 1000
 QUIET_S = 0.5
 """Without a set for this long, the node says by itself that it is blind."""
+STARVED_NS = 20_000_000
+"""A message that waited longer than this for the executor shows that there is too little time for all of them."""
 _LONGEST_QUEUE_S = 60.0
+_Arrived = tuple[int, list[InputTopic], Any]
 
 
 class Outputs:
@@ -85,6 +88,7 @@ class PerceptionRun:
         synchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig, used)
         self.intake = Intake(rig, self._on_problem, synchronizer, perception.taps, used, self._on_change)
         self._inputs: dict[str, AdaptiveSubscription] = {}
+        self._batch: list[_Arrived] | None = None
         deadline_s, now_s = settings.deadline_ms * 1e-3, time.monotonic()
         critical = frozenset({rig.reference} | ({perception.taps.lidar} if perception.taps else set()))
         self._watch = InputWatch(self.intake, self._inputs, critical, settings.stale_after_s, deadline_s)
@@ -146,7 +150,32 @@ class PerceptionRun:
         self._inputs[route.topic] = AdaptiveSubscription(self._node, kind, route.topic, policy, receive)
 
     def _receive(self, routes: list[InputTopic], msg: Any, info: dict[str, Any]) -> None:
-        now_s, arrived_ns = time.monotonic(), _arrival_ns(info)
+        """Takes a message; where it had to wait, together with all that wait in the other queues.
+
+        A starved executor that took one queue after the other would take messages of different instants, since short
+        queues keep the newest alone, and nothing would match.
+        """
+        arrived_ns = _arrival_ns(info)
+        if self._batch is not None:
+            self._batch.append((arrived_ns, routes, msg))
+        elif time.monotonic_ns() - arrived_ns > STARVED_NS:
+            self._take_all([(arrived_ns, routes, msg)])
+        else:
+            self._take(arrived_ns, routes, msg)
+
+    def _take_all(self, batch: list[_Arrived]) -> None:
+        """Empties all queues, and takes what was in them in the order in which it arrived."""
+        self._batch = batch
+        try:
+            for subscription in self._inputs.values():
+                subscription.drain()
+        finally:
+            self._batch = None
+        for arrived_ns, routes, msg in sorted(batch, key=lambda one: one[0]):
+            self._take(arrived_ns, routes, msg)
+
+    def _take(self, arrived_ns: int, routes: list[InputTopic], msg: Any) -> None:
+        now_s = time.monotonic()
         topic, sensor = routes[0].topic, routes[0].sensor if routes[0].role == "sensor" else ""
         self._watch.arrived(routes[0], now_s)
         before_ns = self.intake.newest_ns.get(sensor)
@@ -163,8 +192,7 @@ class PerceptionRun:
         now_ns, due_ns = time.monotonic_ns(), self.intake.next_deadline_ns
         if due_ns is None or due_ns > now_ns:
             return
-        for subscription in self._inputs.values():
-            subscription.drain()
+        self._take_all([])
         self._submit(self.intake.poll(now_ns))
 
     def _follow_publishers(self) -> None:
