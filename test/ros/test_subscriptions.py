@@ -160,7 +160,7 @@ def test_node_gets_raw_vga_images_and_warns_of_a_silent_publisher(tmp_path, smal
 
     with session, PublisherProcess("/raw/rgb", "640x480") as rgb, PublisherProcess("/raw/thermal", "640x480"):
         connected = "reliable, volatile, depth 1"
-        session.wait_until(lambda: sensor("rgb").get("qos") == connected, 120, "the subscription")
+        session.wait_until(lambda: sensor("rgb").get("qos") == connected, 300, "the node")
         rgb.publish(40, 10.0)
         session.wait_until(lambda: int(sensor("rgb").get("received", "0")) >= 30, 30, "the images")
         assert "publishers" in sensor("rgb") and sensor("rgb")["lost"].isdigit()
