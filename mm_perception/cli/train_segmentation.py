@@ -70,12 +70,10 @@ def run(args: argparse.Namespace) -> int:
     if args.from_scratch:
         card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)
     out = args.out or Path("out/train") / card.name
+    known = None if args.data == WORLD else _sources(args, card)
     check_folder(out, args.resume, be_empty=True)  # before frames are made for half an hour
     check_published(out, published_name(card.name, args.name), card, args.card)
-    if args.data == WORLD:
-        source_train, source_val = _world(args, card, console)
-    else:
-        source_train, source_val = _sources(args, card)
+    source_train, source_val = _world(args, card, console) if known is None else known
     device = choose_device(args.device)
     console.print(
         f"{card.name}: {len(source_train)} frames, {len(source_val)} that choose the best weights, on {device}; {out}"
