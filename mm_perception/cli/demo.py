@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         cards.append(find_detector_card(detector))
         parameters |= {"detector": detector, "output_frame": args.output_frame}
     trained = all(one.trained for one in cards)
-    bag = args.bag or _demo_bag(rig_name, console)
+    bag = args.bag or demo_bag(rig_name, console)
     choose_own_domain()
     try:
         from mm_perception.ros.session import FusionSession
@@ -122,7 +122,7 @@ def choose_detector(rig: RigConfig, given: str | None) -> str:
     return SHIPPED_DETECTOR
 
 
-def _demo_bag(rig_name: str, console: Console) -> Path:
+def demo_bag(rig_name: str, console: Console) -> Path:
     """The drive of a shipped simulated vehicle; made on the first call.
 
     Raises:

@@ -12,28 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from mm_perception.cli.demo import choose_detector, choose_own_domain
+from mm_perception.cli.demo import DEMO_RATE_HZ, choose_detector, choose_own_domain, demo_bag
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.engines.detector_card import find_detector_card
-from mm_perception.engines.stamp import default_cache_dir
 from mm_perception.pipeline.detection import detector_taps
 from mm_perception.pipeline.intake import Intake
 from mm_perception.sim.drive_loop import DriveLoop
 from mm_perception.sim.faults import KINDS, Fault, draw_faults
-from mm_perception.sim.frames import WORLD_VERSION
-from mm_perception.sim.scenario import load_scenario
-from mm_perception.sim.simulate import simulate
 
 if TYPE_CHECKING:
     from mm_perception.ros.soak import SessionReport
     from mm_perception.ros.soak_judge import Verdict
 
-SCENARIO, LAP_S = "demo", 3.0
 CLOCK_S, CLOCK_SHARE = 60.0, 0.25
 """A second node that lives by /clock gets this long, at most this share of the time."""
 CLOCK_KIND = "clock_dies"
@@ -49,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long the vehicle drives")
     parser.add_argument("--seed", type=int, default=1, help="of the faults")
     parser.add_argument("--rig", default="sim", help="a shipped simulated vehicle: sim or demo (no six cameras)")
-    parser.add_argument("--rate", type=float, default=2.0, help="sets per second (40 / n); the machine must keep up")
+    parser.add_argument("--rate", type=float, default=1.0, help="sets per second: 4 / n; the machine must keep up")
     parser.add_argument("--faults", default="all", help=f"all, none, or some of: {', '.join(KINDS)}")
     parser.add_argument("--model", default=FusionSettings().model, help="segmentation card, or none")
     parser.add_argument("--detector", help="3D detection card, or none (default: the shipped one, if it fits)")
@@ -74,14 +68,12 @@ def run(args: argparse.Namespace) -> int:
         "diagnostics_period_s": "0.5",
     } | ({"output_frame": "base_link"} if detector else {})
     lidar = detector_taps(find_detector_card(detector), rig).lidar if detector else ""
-    bag = _drive(args.rig, rig, args.rate, console)
+    loop = _loop(args.rig, rig, args.rate, console)
     choose_own_domain()
     try:
         import mm_perception.ros.soak  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
-    reference = rig.sensor(rig.reference).input_topic
-    loop = DriveLoop(bag, {one.topic for one in Intake(rig).inputs}, reference, rig.fixed_frame)
     rng = np.random.default_rng(args.seed)
     seconds = args.minutes * 60
     clock_s = min(CLOCK_S, CLOCK_SHARE * seconds) if CLOCK_KIND in kinds else 0.0
@@ -98,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         )
         log = args.log / f"{name}.log"
         reports[name] = _live(
-            console, rig, parameters, loop, log, span_s, faults, with_clock, lidar=lidar, period_s=1 / args.rate
+            console, rig, parameters, loop, log, span_s, faults, with_clock, lidar=lidar, period_s=1 / DEMO_RATE_HZ
         )
     facts = _facts(args, reports, {name: span_s for name, span_s, *_ in plans})
     _print(console, facts)
@@ -119,26 +111,19 @@ def _kinds(text: str) -> list[str]:
     return kinds
 
 
-def _drive(name: str, rig: RigConfig, rate_hz: float, console: Console) -> Path:
-    """The recording of a lap; made on the first call.
+def _loop(name: str, rig: RigConfig, rate_hz: float, console: Console) -> DriveLoop:
+    """The demo's drive without end, with fewer images of the reference, by which sets come.
 
     Raises:
-        ConfigError: the rig cannot be simulated, or not at this rate.
+        ConfigError: there is no recording of the rig, or it does not hold that rate.
     """
-    path = default_cache_dir() / "bags" / f"soak-{Path(name).stem}-{rate_hz:g}hz-{WORLD_VERSION}.mcap"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"simulating {path} (once)", total=None)
-            simulate(
-                load_scenario(SCENARIO),
-                rig,
-                LAP_S + 1 / rate_hz,
-                path,
-                rate_hz=rate_hz,
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-    return path
+    every = round(DEMO_RATE_HZ / rate_hz) if rate_hz > 0 else 0
+    if every < 1 or abs(DEMO_RATE_HZ / every - rate_hz) > 0.01:
+        raise ConfigError(f"--rate: expected {DEMO_RATE_HZ:g} / n such as 4, 2, 1.33 or 1, got {rate_hz:g}")
+    sensor = rig.sensor(rig.reference)
+    topics = {one.topic for one in Intake(rig).inputs}
+    thinned = dict.fromkeys(filter(None, (sensor.input_topic, sensor.camera_info)), every)
+    return DriveLoop(demo_bag(name, console), topics, sensor.input_topic, rig.fixed_frame, thinned)
 
 
 def _live(

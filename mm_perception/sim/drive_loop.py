@@ -1,12 +1,14 @@
 """A short recorded drive as an endless one: every lap goes on where the one before ended, under stamps of its own.
 
 What lies between the first and the last frame of the recording is repeated. The motion of the last lap is carried on,
-so that odometry has no jump where the recording starts again; sequence numbers and stamps go on, too.
+so that odometry has no jump where the recording starts again; sequence numbers and stamps go on, too. Topics may be
+thinned out: a machine that is too slow for every frame can have fewer sets of the same sensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from mm_perception.bags.reader import BagReader
 from mm_perception.bags.typestore import BagMessages
 from mm_perception.codec.encode import encode_transforms, make_pose
 from mm_perception.codec.transforms import decode_odometry, decode_transform
-from mm_perception.core.errors import BagError
+from mm_perception.core.errors import BagError, ConfigError
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sim.faults import TF_TOPIC, Sent, shifted
 
@@ -41,14 +43,23 @@ class DriveLoop:
         lap_ns: how long a lap takes.
     """
 
-    def __init__(self, path: Path, topics: Collection[str], reference: str, fixed_frame: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        topics: Collection[str],
+        reference: str,
+        fixed_frame: str,
+        every: Mapping[str, int] | None = None,
+    ) -> None:
         """Args:
         topics: that are played, as far as the recording has them.
         reference: topic whose first and last message bound the laps.
         fixed_frame: in which the vehicle moves; "": it does not.
+        every: by topic, of how many messages one is played; all of the others.
 
         Raises:
             BagError: the recording has fewer than three messages of the reference.
+            ConfigError: the same message of a topic would come again and again.
             DataError: a message is damaged.
         """
         with BagReader(path) as bag:
@@ -63,6 +74,10 @@ class DriveLoop:
             one for one in kept if frames[0] < one.log_ns <= frames[-1] and one.topic != TF_STATIC_TOPIC
         ]  # the first frame is what the last one of the lap before is
         self._counts = {topic: sum(one.topic == topic for one in self._lap) for topic in self.types}
+        self._every = dict(every or {})
+        for topic, n in self._every.items():
+            if n < 1 or (n > 1 and n % max(self._counts.get(topic, 0), 1) == 0):
+                raise ConfigError(f"{topic}: one message in {n} of {self._counts.get(topic, 0)} is no stream")
         self._fixed = fixed_frame
         self._moved = {pair: _motion(kept, pair, frames[0], frames[-1]) for pair in _pairs(kept, fixed_frame)}
 
@@ -73,10 +88,13 @@ class DriveLoop:
             start_ns: where the first frame of the recording would be; the next one is the first that comes.
         """
         so_far = {pair: RigidTransform.identity(pair[0]) for pair in self._moved}
-        lap = 0
+        lap, played = 0, Counter[str]()
         while True:
             shift_ns = start_ns + lap * self.lap_ns - self._first_ns
             for one in self._lap:
+                played[one.topic] += 1
+                if played[one.topic] % self._every.get(one.topic, 1):
+                    continue
                 message = self._moved_on(shifted(one.message, shift_ns), one.topic, so_far)
                 if hasattr(message, "seq"):
                     message = replace(message, seq=message.seq + lap * self._counts[one.topic])
