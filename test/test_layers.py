@@ -30,7 +30,8 @@ MAY_IMPORT = {
         *("core", "geometry", "sensing", "metrics", "codec", "bags"),
         *("models", "engines", "pipeline", "replay", "sim"),
     },
-    "ros": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline"},
+    # The soak drives the live node with the simulated vehicle and its faults.
+    "ros": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 

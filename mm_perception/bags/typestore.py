@@ -52,3 +52,8 @@ class BagMessages:
 
     def octets(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(data)
+
+
+def serialize(message: Any, type_name: str) -> bytes:
+    """A message of `BagMessages` or of a bag as on the wire."""
+    return bytes(typestore().serialize_cdr(message, type_name))

@@ -81,12 +81,12 @@ def _run(args: argparse.Namespace, console: Console, out: Path) -> int:
     choose_x_sensor(card, rig)
     cards: list[WeightsCard] = [card]
     parameters = {"rig": rig_name, "model": model, "engine": args.engine, "diagnostics_period_s": "0.1"}
-    if detector := _detector(rig, args.detector):
+    if detector := choose_detector(rig, args.detector):
         cards.append(find_detector_card(detector))
         parameters |= {"detector": detector, "output_frame": args.output_frame}
     trained = all(one.trained for one in cards)
-    bag = args.bag or _demo_bag(rig_name, console)
-    _choose_own_domain()
+    bag = args.bag or demo_bag(rig_name, console)
+    choose_own_domain()
     try:
         from mm_perception.ros.session import FusionSession
     except ImportError as error:
@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace, console: Console, out: Path) -> int:
     return 0 if whole and result.exit_code == 0 else 1
 
 
-def _detector(rig: RigConfig, given: str | None) -> str:
+def choose_detector(rig: RigConfig, given: str | None) -> str:
     """The detector to run; empty for none."""
     if given is not None:
         return "" if given in OFF else given
@@ -136,7 +136,7 @@ def _detector(rig: RigConfig, given: str | None) -> str:
     return SHIPPED_DETECTOR
 
 
-def _demo_bag(rig_name: str, console: Console) -> Path:
+def demo_bag(rig_name: str, console: Console) -> Path:
     """The drive of a shipped simulated vehicle; made on the first call.
 
     Raises:
@@ -161,7 +161,7 @@ def _demo_bag(rig_name: str, console: Console) -> Path:
     return bag
 
 
-def _choose_own_domain() -> None:
+def choose_own_domain() -> None:
     """Keeps the demo's messages off other graphs, unless the user has chosen a domain."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -11,6 +11,7 @@ from mm_perception.core.errors import MmPerceptionError
 
 COMMANDS = {
     "demo": "play a bag through the fusion node over DDS and show what comes out",
+    "soak": "drive a live node with a simulated vehicle and random faults, and judge it",
     "run": "start the fusion node (as `ros2 run mm_perception fusion_node` does)",
     "replay": "run a bag through the same pipeline without ROS, with metrics",
     "simulate": "make a bag of a drive through the simulated world, with the truth",

@@ -110,6 +110,11 @@ class InputWatch:
         age_s = self._sensors[self._intake.rig.reference].age_s(now_s)
         return age_s is not None and abs(age_s) > RECORDING_S
 
+    @property
+    def set_period_s(self) -> float:
+        """Expected time between two sets, by the reference; 0 where it is not known yet."""
+        return self._sensors[self._intake.rig.reference].period_s()
+
     def silence(self, now_s: float) -> str:
         """Why no set comes: the silent sensors without which there is none; "" if all send."""
         needed = {s.name for s in self._intake.rig.sensors if s.required} | {self._intake.rig.reference}

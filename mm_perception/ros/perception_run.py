@@ -32,7 +32,7 @@ _QOS_PERIOD_S = 1.0
 _LOG_AGAIN_AFTER_S = 5.0
 _MOST_LOG_KEYS = 1000
 QUIET_S = 0.5
-"""Without a set for this long, the node says by itself that it is blind."""
+"""Without a set for this long, and for three of its periods, the node says by itself that it is blind."""
 STARVED_NS = 20_000_000
 """A message that waited longer than this for the executor shows that there is too little time for all of them."""
 _LONGEST_QUEUE_S = 60.0
@@ -243,7 +243,7 @@ class PerceptionRun:
     def _quiet_sight(self, now_s: float) -> Sight | None:
         """Of the time since the last set, where that is long; None if sets come."""
         quiet_s = self._results.quiet_s(now_s)
-        if quiet_s < max(QUIET_S, 3 * self._perception_period_s()):
+        if quiet_s < max(QUIET_S, 3 * self._perception_period_s(), 3 * self._watch.set_period_s):
             return None
         why = self._watch.silence(now_s) or "the sensors' stamps do not fit together, see their statuses"
         if self._worker.is_busy:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +23,7 @@ from mm_perception.core.rig import RigConfig
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.pipeline.intake import Intake
 from mm_perception.ros.messages import message_class
+from mm_perception.ros.node_process import NodeProcess
 from mm_perception.ros.player import BagPublishers, header_stamp_ns
 from mm_perception.ros.qos import output_qos
 
@@ -95,18 +92,12 @@ class FusionSession:
         """
         self._rig = rig
         self._tell = on_progress
-        self._log_path = log_path
         self._on_overlay = on_overlay
         self.result = SessionResult()
         self._awaited = _awaited(parameters, overlays)
         self._lost_before = 0  # what others sent before the first bag
         self._came: Counter[str] = Counter()
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
-        for name, value in (parameters | (_lossless(rig) if lossless else {})).items():
-            line += ["-p", f"{name}:={value or repr('')}"]
-        self._log = log_path.open("wb")
-        self._process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
+        self._process = NodeProcess(parameters | (_lossless(rig) if lossless else {}), log_path)
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self._node = rclpy.create_node("fusion_session", context=self._context)
@@ -185,24 +176,15 @@ class FusionSession:
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """Interrupts the node as a user would and waits for its end; returns its exit code."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self.result.exit_code = self._process.returncode
+        self.result.exit_code = self._process.stop(timeout_s)
         if self._context.ok():
             self._executor.shutdown()
             self._node.destroy_node()
             rclpy.try_shutdown(context=self._context)
-        self._log.close()
-        return self._process.returncode
+        return self.result.exit_code
 
     def log_tail(self, lines: int = 15) -> str:
-        text = self._log_path.read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return self._process.log_tail(lines)
 
     def report(self) -> str:
         """What was sent and came back, the counts of the last diagnostics, and the end of the log."""
