@@ -46,7 +46,7 @@ ONLY_IN = {
         "bench/",
     ),
     "safetensors": ("models/", "training/", "engines/"),
-    "onnx": ("engines/export.py", "engines/roofline.py", "engines/tensorrt/"),
+    "onnx": ("engines/onnx_file.py", "engines/export.py", "engines/roofline.py", "engines/tensorrt/"),
     "onnxruntime": ("engines/onnx_engine.py", "bench/onnxruntime_runner.py"),
     "openvino": ("engines/openvino_engine.py",),
     "tensorrt": ("engines/tensorrt/",),

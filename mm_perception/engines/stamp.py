@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from mm_perception import __version__
-from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.core.files import replace_file
+from mm_perception.core.config import from_mapping
+from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.core.files import read_json, replace_file
 from mm_perception.engines.card import WeightsCard
 
 LOCK_POLL_S = 0.1
@@ -124,10 +125,10 @@ def remove_stamp(artefact: Path) -> None:
 
 def read_stamp(artefact: Path) -> Stamp | None:
     """The stamp of a file; None where it is missing or unreadable: such a file cannot be trusted."""
+    path = stamp_path(artefact)
     try:
-        data: Any = json.loads(stamp_path(artefact).read_text(encoding="utf-8"))
-        return Stamp(**{**data, "input_size": tuple(data["input_size"]), "tools": dict(data["tools"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return from_mapping(Stamp, read_json(path), str(path))
+    except ConfigError:
         return None
 
 

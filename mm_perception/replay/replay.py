@@ -141,7 +141,7 @@ def replay_bag(
 
     with BagReader(path) as bag:
         reference_topic = rig.sensor(rig.reference).input_topic
-        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)))
+        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)), rig.sensor(rig.reference).pixel_limit)
         objects = DetectionTruth(bag, rig.objects, rig.object_states)
         total = bag.count(reference_topic)
         for observation in observations(bag, intake):

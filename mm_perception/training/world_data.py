@@ -124,7 +124,7 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 def _is_there(folder: Path, identity: dict[str, int]) -> bool:
     try:
         return bool(json.loads((folder / "meta.json").read_text())["made_from"] == identity)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
