@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "sim": {"core", "geometry", "codec", "bags"},
     "convert": {"core", "geometry", "codec", "bags"},
     "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
+    "fuzz": {"core", "geometry", "codec", "bags", "models", "engines"},
     "bench": {"core", "bags", "engines", "pipeline", "replay"},
     "training": {
         *("core", "geometry", "sensing", "metrics", "codec", "bags"),

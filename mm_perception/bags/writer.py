@@ -19,12 +19,19 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
+from mm_perception.bags.mcap import ChecksummedMcapWriter, write_section_checksums
 from mm_perception.bags.typestore import BagMessages, typestore
 from mm_perception.core.errors import BagError
 
 
+class _ChecksummedWriter(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: ChecksummedMcapWriter}  # noqa: RUF012
+
+
 class BagWriter:
     """Writes messages to `path`: a single file if it ends in .mcap, else a rosbag2 folder (sqlite3).
+
+    MCAP files carry the checksums of their chunks, data and summary; sqlite3 has none.
 
     The bag appears under its name only when it was closed without an error; until then it lies beside it
     under a temporary name.
@@ -44,7 +51,7 @@ class BagWriter:
         except OSError as error:
             raise BagError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         plugin = StoragePlugin.MCAP if self._single else StoragePlugin.SQLITE3
-        self._writer = Writer(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
+        self._writer = _ChecksummedWriter(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
         if self._single:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
@@ -81,6 +88,7 @@ class BagWriter:
             source = self._scratch / self.path.stem
             if self._single:
                 source = next(source.glob("*.mcap"))
+                write_section_checksums(source)
             if self.path.is_dir():
                 shutil.rmtree(self.path)
             source.replace(self.path)

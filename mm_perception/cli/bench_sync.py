@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli import numbers
 from mm_perception.sync.synchronizer import Stream, Synchronizer
 
 RATES_HZ = {"rgb": 30.0, "depth": 30.0, "thermal": 25.0, "lidar": 10.0, "radar": 20.0}
@@ -54,8 +55,8 @@ class Figures:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the streams")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=numbers.real(1.0, 86_400.0), default=60.0, help="length of the streams")
+    parser.add_argument("--seed", type=numbers.seed, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mm_perception.cli import numbers
 from mm_perception.core.errors import ConfigError
 
 
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--frames", type=int, default=210, help="held-out frames, all conditions in turn")
-    parser.add_argument("--seed", type=int, default=0, help="which set of held-out worlds, 0 to 999")
+    parser.add_argument(
+        "--frames", type=numbers.count_or_none, default=210, help="held-out frames, all conditions in turn"
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=0, help="which set of held-out worlds, 0 to 999")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
     parser.add_argument("--cache", type=Path, help="folder of frames that were made before")

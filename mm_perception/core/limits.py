@@ -22,9 +22,9 @@ MAX_POINTS = 4_000_000
 MAX_POINT_BYTES = 4096
 MAX_POINT_FIELDS = 256
 
-MAX_EVENTS = 4_000_000
+MAX_EVENTS = 2_000_000
 """Of one event packet."""
-WORDS_PER_EVENT = 4
+WORDS_PER_EVENT = 3
 """An evt3 packet may have that many words per allowed event: time, row and column come as words of their own."""
 
 MAX_TRANSFORMS = 4096
@@ -63,6 +63,9 @@ MAX_REFERENCE_BYTES = 2**33
 
 MAX_CHUNK_BYTES = 128 * 2**20
 """Of an uncompressed MCAP chunk (recorders write 1 to 16 MB)."""
+MAX_METADATA_BYTES, MAX_METADATA_NODES = 2**20, 50_000
+"""Of a rosbag2 folder's metadata.yaml."""
+MAX_CHUNK_MESSAGES = 500_000
 MAX_OPEN_CHUNK_BYTES = 256 * 2**20
 """Of all MCAP chunks that overlap in time, and so are open at once."""
 MAX_ROW_BYTES = 256 * 2**20

@@ -68,18 +68,31 @@ def read_text(path: Path, max_bytes: int) -> str:
 def parse_yaml(text: str, where: str) -> Any:
     """The content of YAML text; see `read_yaml`. `where` is how messages name the source."""
     try:
-        _check_events(text, where)
+        check_yaml(text, where)
         return yaml.load(text, Loader=_Loader)  # a child of the safe loader
     except ConfigError:
         raise
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: is not YAML: {error}") from error
+        raise ConfigError(f"{where}: is not YAML: {_one_line(error)}") from error
     except Exception as error:  # impossible dates and numbers: the library lets Python's own errors through
-        raise ConfigError(f"{where}: is not YAML: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{where}: is not YAML: {type(error).__name__}: {_one_line(error)}") from error
 
 
-def _check_events(text: str, where: str) -> None:
-    """Raises ConfigError for what is too deep, too large or has tags, before anything is built of it."""
+def check_yaml(text: str, where: str, max_nodes: int = MAX_YAML_NODES) -> None:
+    """Looks at YAML without building anything of it.
+
+    Raises:
+        ConfigError: it is too deep, has too many values, tags, or numbers of too many digits, or is no YAML.
+    """
+    try:
+        _check_events(text, where, max_nodes)
+    except ValueError as error:  # libyaml refuses some characters so
+        raise ConfigError(f"{where}: is not YAML: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: is not YAML: {_one_line(error)}") from error
+
+
+def _check_events(text: str, where: str, max_nodes: int) -> None:
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []
     count = 0
@@ -104,8 +117,8 @@ def _check_events(text: str, where: str) -> None:
                 sizes[anchor] = count - before + 1
         if len(opened) > MAX_YAML_DEPTH:
             raise ConfigError(f"{where}: line {line}: deeper than {MAX_YAML_DEPTH} levels")
-        if count > MAX_YAML_NODES:
-            raise ConfigError(f"{where}: line {line}: more than {MAX_YAML_NODES} values (aliases written out)")
+        if count > max_nodes:
+            raise ConfigError(f"{where}: line {line}: more than {max_nodes} values (aliases written out)")
 
 
 def _check_tag(event: Any, where: str, line: int) -> None:
@@ -117,3 +130,7 @@ def _check_number(event: yaml.ScalarEvent, where: str, line: int) -> None:
     value = event.value
     if event.implicit[0] and len(value) > MAX_NUMBER_CHARS and value[0] in _NUMBER_STARTS and " " not in value:
         raise ConfigError(f"{where}: line {line}: a number of {len(value)} characters")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -99,9 +99,9 @@ def _check_fillings(path: Path, graph: Any) -> None:
     import onnx
 
     constants = {one.name: one for one in graph.initializer}
-    constants |= {
-        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
-    }
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output:
+            constants.update((node.output[0], one.t) for one in node.attribute if one.name == "value")
     for node in graph.node:
         index = _FILLING.get(node.op_type)
         if index is None or index >= len(node.input) or node.input[index] not in constants:

@@ -152,6 +152,10 @@ class _Straightener:
         self._maps: tuple[Any, Any] | None = None
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if image.shape[:2] != (self.camera.height, self.camera.width):
+            raise CalibrationError(
+                f"calibrated for {self.camera.width}x{self.camera.height}, image of {image.shape[1]}x{image.shape[0]}"
+            )
         if self._maps is None:  # made for the first image of the right size: a CameraInfo may name any
             self._maps = _undistortion_maps(self.camera)
         return np.asarray(cv2.remap(image, self._maps[0], self._maps[1], cv2.INTER_LINEAR), np.uint8)

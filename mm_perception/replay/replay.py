@@ -178,6 +178,7 @@ def replay_bag(
             if on_progress is not None:
                 on_progress(max(report.segmented, report.detected), total)
         report.dropped.update(labels.dropped + objects.dropped)
+        report.dropped.update(bag.dropped)
         report.scored = labels.scored
         report.scores = labels.confusion.scores() if labels.scored else None
         report.detection_scored, report.detection_scores = objects.scored, objects.scores()
