@@ -22,6 +22,7 @@ COMMANDS = {
     "metrics": "score files of boxes with the nuScenes detection metric",
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
     "bench": "measure codec, synchronizer, engines or a GPU",
+    "fuzz": "feed damaged messages, bags, configuration and weights to everything that reads them",
     "info": "show what is in a bag, and which engines, rigs and models there are",
 }
 

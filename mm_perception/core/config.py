@@ -7,6 +7,7 @@ Fields carry their documentation in `dataclasses.field(metadata=...)`, see `sett
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -109,7 +110,7 @@ def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
     if not isinstance(data, Mapping):
         problems.append(f"{at or 'top level'}: expected a mapping, got {type(data).__name__}")
         return None
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy thinks that types have no hash
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     if len(data) > MAX_LIST_ITEMS:
         problems.append(f"{at or 'top level'}: expected at most {MAX_LIST_ITEMS} keys, got {len(data)}")
@@ -132,6 +133,11 @@ def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
     except ConfigError as error:
         problems.append(f"{at + ': ' if at else ''}{error}")
         return None
+
+
+@functools.lru_cache(maxsize=64)
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:

@@ -194,7 +194,8 @@ def odd_fields(**other):
         {"point_step": 2**31}, {"point_step": 2**32 - 1}, {"point_step": -12}, {"row_step": -1}, {"height": -1},
         {"row_step": 2**32 - 1, "height": 2}, {"row_step": 12}, {"data": np.zeros(3, np.uint8)},
         {"fields": odd_fields(offset=2**32 - 1)}, {"fields": odd_fields(offset=-4)},
-        {"fields": odd_fields(datatype=99)}, {"fields": odd_fields(datatype=255)}, {"fields": odd_fields() * 5000}, {"fields": odd_fields(name="\0")},
+        {"fields": odd_fields(datatype=99)}, {"fields": odd_fields(datatype=255)},
+        {"fields": odd_fields() * 5000}, {"fields": odd_fields(name="\0")},
         {"fields": None}, {"width": None}, {"width": float("nan")}, {"header": None}, {"data": [300, -1]},
     ],
 )  # fmt: skip
