@@ -47,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
         if len(args.target) != 1:
             raise ConfigError("--at and --file need one --target")
         return _run_one(console, targets[0], args)
-    reports = fuzz(targets, args.inputs, args.seed)
+
+    def show(name: str, done: int, wanted: int) -> None:
+        console.print(f"{name}: {done} of {wanted}")
+
+    reports = fuzz(targets, args.inputs, args.seed, show)
     paths = save_findings(reports, targets, args.findings)
     if args.json:
         facts = {"seed": args.seed, "inputs": sum(r.inputs for r in reports), "targets": [asdict(r) for r in reports]}

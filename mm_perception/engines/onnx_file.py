@@ -22,17 +22,21 @@ def check_onnx_file(path: Path) -> None:
         EngineError: it is missing, too large or damaged; external data lies outside of its folder or is shorter than
             said; a tensor of impossible or too many elements is named.
     """
-    import onnx
-
     try:
-        size = path.stat().st_size
-        if not path.is_file() or size > MAX_ONNX_BYTES:
-            raise EngineError(f"{path}: expected a file of at most {MAX_ONNX_BYTES} bytes, got {size}")
-        graph = onnx.load(str(path), load_external_data=False).graph
+        _check(path)
     except EngineError:
         raise
-    except Exception as error:  # protobuf's errors have no common base class
+    except Exception as error:  # protobuf's errors have no common base class, and its texts need not be texts
         raise EngineError(f"{path}: is no ONNX file ({type(error).__name__}: {error})") from error
+
+
+def _check(path: Path) -> None:
+    import onnx
+
+    size = path.stat().st_size
+    if not path.is_file() or size > MAX_ONNX_BYTES:
+        raise EngineError(f"{path}: expected a file of at most {MAX_ONNX_BYTES} bytes, got {size}")
+    graph = onnx.load(str(path), load_external_data=False).graph
     for one in (*graph.input, *graph.output, *graph.value_info):
         _check_dims(path, one.name, [d.dim_value for d in one.type.tensor_type.shape.dim])
     for tensor in _tensors(graph, 0, path):

@@ -1,4 +1,4 @@
-"""What a call costs: wall time, and how far the process's memory rises above where it stood."""
+"""What a call costs: processor time, and how far the process's memory rises above where it stood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds, and bytes of resident memory at the peak beyond those before."""
+    """Seconds of processor time, however busy the machine is, and bytes of resident memory at the peak beyond those before."""
 
     seconds: float
     bytes: int
@@ -28,9 +28,9 @@ def measured(call: Callable[[], object]) -> Cost:
     before = resident_bytes()
     with contextlib.suppress(OSError):
         _RESET.write_text("5")
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return Cost(time.perf_counter() - start, max(0, peak_bytes() - before))
+    return Cost(time.process_time() - start, max(0, peak_bytes() - before))
 
 
 def resident_bytes() -> int:
