@@ -1,7 +1,7 @@
-# make setup | demo | test | lint | clean      (see README.md)
+# make setup | demo | test | fuzz | lint | clean      (see README.md)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test fuzz lint format clean
 
 BIN := .venv/bin
 # Options of the demo, e.g. make demo BAG=drive.mcap RIG=nuscenes MODEL=cmx-b0-lidar-untrained
@@ -12,6 +12,7 @@ help:
 	@echo "make setup   install everything into .venv (the other targets do that by themselves)"
 	@echo "make demo    play a bag through the fusion node; BAG= RIG= MODEL= DETECTOR= ENGINE= OUT= RATE="
 	@echo "make test    all checks and tests; SLOW=1: large networks, too"
+	@echo "make fuzz    damaged messages, bags, configuration and weights; INPUTS= SEED="
 	@echo "make lint    format, lint and types only"
 	@echo "make clean   remove .venv and everything that was built; results in out/ stay"
 
@@ -28,6 +29,9 @@ lint: setup
 
 test: lint
 	$(if $(SLOW),SLOW=$(SLOW)) $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+fuzz: setup
+	$(BIN)/mm-perception fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),0)
 
 format: setup
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,22 @@ from typing import Any
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
+from mm_perception.bags.compression import unpacked_zstd
+from mm_perception.bags.damage import DamageLog
+from mm_perception.bags.storages import check_metadata, check_storages
 from mm_perception.bags.typestore import typestore
 from mm_perception.core.errors import BagError, DataError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from mm_perception.core.limits import MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES
 
 _RENAMED = {"event_array_msgs/msg/EventArray": "event_camera_msgs/msg/EventPacket"}
+_BULK = frozenset(
+    f"{package}/msg/{name}"
+    for package, name in (
+        ("sensor_msgs", "Image"), ("sensor_msgs", "CompressedImage"), ("sensor_msgs", "PointCloud2"),
+        ("event_camera_msgs", "EventPacket"),
+    )
+)  # fmt: skip
+"""Messages whose bulk is one array of bytes, which costs no Python object per element."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -41,7 +48,8 @@ class BagMessage:
 class BagReader:
     """An open bag: a folder with metadata.yaml, a single .mcap or .db3 file.
 
-    Messages that were compressed one by one are decompressed, in single files too.
+    Messages that were compressed one by one are decompressed, in single files too. A damaged chunk of an MCAP file
+    and a row of a sqlite3 file that is no message are left out and counted in `dropped`.
 
     Raises:
         BagError: the bag does not exist, cannot be opened, or turns out to be damaged while it is read.
@@ -51,8 +59,11 @@ class BagReader:
         self.path = Path(path)
         if not self.path.exists():
             raise BagError(f"{self.path}: no such bag")
+        self._damage = DamageLog()
         try:
+            check_metadata(self.path)
             self._reader = AnyReader([self.path], default_typestore=typestore())
+            check_storages(self._reader, self._damage)
             self._reader.open()
         except Exception as error:  # the library lets parser errors of damaged files through
             raise BagError(f"{self.path}: cannot be opened as a bag ({_reason(error)})") from error
@@ -80,6 +91,11 @@ class BagReader:
     def duration_s(self) -> float:
         return float(self._reader.duration) * 1e-9
 
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was found damaged so far and left out: lost messages by "topic: reason"."""
+        return self._damage.dropped()
+
     def count(self, topic: str) -> int:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
 
@@ -104,14 +120,23 @@ class BagReader:
                 return
             except Exception as error:
                 raise BagError(f"{self.path}: damaged while reading ({_reason(error)})") from error
-            yield BagMessage(connection.topic, _full_name(connection.msgtype), self._decompress(data), log_ns)
+            try:
+                cdr = self._decompress(data)
+            except Exception as error:  # zstd has an error of its own
+                reason = f"damaged message compression ({type(error).__name__})"
+                self._damage.add(connection.topic, log_ns, reason, {connection.topic: 1})
+                continue
+            yield BagMessage(connection.topic, _full_name(connection.msgtype), cdr, log_ns)
 
     def decode(self, message: BagMessage) -> Any:
         """The message as an object with ROS fields.
 
         Raises:
-            DataError: the bytes are no message of its type.
+            DataError: the bytes are too many or no message of its type.
         """
+        large = message.type_name in _BULK
+        if len(message.cdr) > (MAX_MESSAGE_BYTES if large else MAX_SMALL_MESSAGE_BYTES):
+            raise DataError(f"{message.topic}: {len(message.cdr)} bytes are too much for a {message.type_name}")
         try:
             return self._reader.deserialize(message.cdr, self._known_name(message.type_name))
         except Exception as error:
@@ -124,14 +149,12 @@ class BagReader:
         recorded = self._recorded_names.get(type_name, type_name)
         return recorded if recorded in self._reader.typestore.fielddefs else type_name
 
-    def _decompress(self, data: bytes) -> bytes:
+    @staticmethod
+    def _decompress(data: bytes) -> bytes:
         # CDR starts with 0x00; so a zstd frame can't be mistaken for a message.
         if bytes(data[:4]) != _ZSTD_MAGIC:
             return data
-        try:
-            return bytes(zstd.decompress(data))
-        except Exception as error:
-            raise BagError(f"{self.path}: damaged message compression ({_reason(error)})") from error
+        return unpacked_zstd(data, MAX_MESSAGE_BYTES)
 
 
 def _full_name(type_name: str) -> str:

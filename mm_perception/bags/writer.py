@@ -21,6 +21,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
+from mm_perception.bags.mcap import ChecksummedMcapWriter, write_section_checksums
 from mm_perception.bags.typestore import BagMessages, typestore
 from mm_perception.core.errors import BagError, ConfigError
 from mm_perception.core.files import OVERWRITE, check_new_file, check_outputs, put_file
@@ -30,8 +31,14 @@ METADATA = "metadata.yaml"
 _BESIDE_SQLITE = ("", "-journal", "-shm", "-wal")
 
 
+class _ChecksummedWriter(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: ChecksummedMcapWriter}  # noqa: RUF012
+
+
 class BagWriter:
     """Writes messages to `path`: a single file if it ends in .mcap, else a rosbag2 folder (sqlite3).
+
+    MCAP files carry the checksums of their chunks, data and summary; sqlite3 has none.
 
     The bag appears under its name only when it was closed without an error; until then it lies beside it under a
     temporary name, and a bag that it replaces stays.
@@ -58,7 +65,7 @@ class BagWriter:
         except OSError as error:
             raise BagError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         plugin = StoragePlugin.MCAP if self._single else StoragePlugin.SQLITE3
-        self._writer = Writer(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
+        self._writer = _ChecksummedWriter(self._scratch / self.path.stem, version=9, storage_plugin=plugin)
         if self._single:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         try:
@@ -101,6 +108,7 @@ class BagWriter:
                 source = next(source.glob("*.mcap"))
             check_new_bag(self.path, self._overwrite)  # something may have come there meanwhile
             if self._single:
+                write_section_checksums(source)
                 put_file(source, self._place, self._overwrite)
             else:
                 _put_folder(source, self._place)

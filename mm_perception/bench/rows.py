@@ -176,7 +176,7 @@ class Report:
                 for name, value in ours.items()
                 if theirs.get(name) != value
             ]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: cannot be gone on with ({error})") from error
         if differs:
             raise ConfigError(f"{path}: cannot be gone on with: " + "; ".join(differs))

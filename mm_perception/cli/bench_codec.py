@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_perception.bags.typestore import BagMessages
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.encode import (
     encode_compressed,
@@ -36,7 +37,7 @@ Case = tuple[str, Callable[[], Any]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--rounds", type=int, default=30, help="repetitions of each case")
+    parser.add_argument("--rounds", type=numbers.count, default=30, help="repetitions of each case")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     add_overwrite(parser)
 

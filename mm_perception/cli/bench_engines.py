@@ -15,6 +15,7 @@ import numpy as np
 
 from mm_perception.bench.machine import cpu_name
 from mm_perception.bench.networks import bench_card
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.files import write_json
@@ -42,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"], metavar="V", help="b0 to b5")
     parser.add_argument("--engines", nargs="+", default=None, choices=ENGINE_NAMES, help="those installed")
-    parser.add_argument("--height", type=int, default=480, metavar="PX")
-    parser.add_argument("--width", type=int, default=640, metavar="PX")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads per engine (1)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs per engine, in turns (7)")
+    parser.add_argument("--height", type=numbers.side_px, default=480, metavar="PX")
+    parser.add_argument("--width", type=numbers.side_px, default=640, metavar="PX")
+    parser.add_argument(
+        "--threads", type=numbers.whole(1, numbers.MAX_THREADS), default=1, help="CPU threads per engine (1)"
+    )
+    parser.add_argument("--rounds", type=numbers.count_or_none, default=7, help="timed runs per engine, in turns (7)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep exported ONNX files here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     add_overwrite(parser)

@@ -24,6 +24,7 @@ from mm_perception.bench.rows import (
     row_specs,
 )
 from mm_perception.bench.samples import Recording
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError, EngineError, MmPerceptionError
 from mm_perception.core.files import check_new_file, check_outputs, replace_file
@@ -46,17 +47,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--networks", nargs="+", default=DEFAULT_NETWORKS, metavar="N",
         help=f"{', '.join(NETWORKS)} with random weights, or models: names in config/models or card files",
     )  # fmt: skip
-    parser.add_argument("--height", type=int, default=480, metavar="PX", help="of CMX's images without a card (480)")
-    parser.add_argument("--width", type=int, default=640, metavar="PX", help="of CMX's images without a card (640)")
+    parser.add_argument(
+        "--height", type=numbers.side_px, default=480, metavar="PX", help="of CMX's images without a card (480)"
+    )
+    parser.add_argument(
+        "--width", type=numbers.side_px, default=640, metavar="PX", help="of CMX's images without a card (640)"
+    )
     parser.add_argument(
         "--precisions", nargs="+", default=list(PRECISIONS), choices=ALL_PRECISIONS,
         help=f"{' '.join(PRECISIONS)}; mixed: TensorRT's fp16 but for the modules that break it",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=100, help="timed runs per row (100)")
-    parser.add_argument("--warmup", type=int, default=10, help="runs before them (10)")
+    parser.add_argument("--rounds", type=numbers.count_or_none, default=100, help="timed runs per row (100)")
+    parser.add_argument("--warmup", type=numbers.count_or_none, default=10, help="runs before them (10)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:<index>, or cpu: the torch rows, to try it out")
     parser.add_argument("--skip", type=_names, default=(), metavar="A,B", help="of " + ",".join(SKIPPABLE))
-    parser.add_argument("--minutes", type=float, help="begin nothing after that; the rest is named as not run")
+    parser.add_argument(
+        "--minutes", type=numbers.minutes, help="begin nothing after that; the rest is named as not run"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="exported graphs and engines (the package's cache)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, after every row")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table for a README here")
@@ -67,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", default="demo", help="the bag's sensors: a name in config/rigs or a path")
     parser.add_argument(
-        "--samples", type=int, default=4, metavar="N", help="observations of it that trained models are compared on (4)"
+        "--samples",
+        type=numbers.count_or_none,
+        default=4,
+        metavar="N",
+        help="observations of it that trained models are compared on (4)",
     )
     parser.add_argument("--model", default=FusionSettings().model, help="the pipeline's segmentation, or none")
     parser.add_argument("--detector", default="deepinteraction-tiny", help="the pipeline's 3D detection, or none")

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.files import write_json
 from mm_perception.sync.synchronizer import Stream, Synchronizer
@@ -55,8 +56,8 @@ class Figures:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the streams")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=numbers.real(1.0, 86_400.0), default=60.0, help="length of the streams")
+    parser.add_argument("--seed", type=numbers.seed, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     add_overwrite(parser)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError, ModelError
 from mm_perception.core.files import write_json
@@ -39,17 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bag", type=Path, help="recorded inputs for the self-test and for INT8's scales")
     parser.add_argument("--rig", default="demo", help="sensors of the bag: a name in config/rigs or a path")
-    parser.add_argument("--samples", type=int, default=16, help="observations of the bag, spread over it")
+    parser.add_argument(
+        "--samples", type=numbers.count_or_none, default=16, help="observations of the bag, spread over it"
+    )
     parser.add_argument("--calibration", type=Path, metavar="NPZ", help="inputs for INT8's scales instead of the bag's")
     parser.add_argument(
         "--shapes", nargs="+", default=[], metavar="NAME=SHAPES",
         help="range of an input with open sizes, e.g. rgb=1x3x240x320..1x3x480x640..1x3x720x1280",
     )  # fmt: skip
-    parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="most scratch memory of one layer")
-    parser.add_argument("--optimization-level", type=int, metavar="0-5", help="how long to look for fast kernels")
+    parser.add_argument(
+        "--workspace-mb", type=numbers.whole(1, 1_000_000), metavar="MIB", help="most scratch memory of one layer"
+    )
+    parser.add_argument(
+        "--optimization-level", type=numbers.whole(0, 5), metavar="0-5", help="how long to look for fast kernels"
+    )
     parser.add_argument("--version-compatible", action="store_true", help="later versions of TensorRT can run it")
     parser.add_argument("--hardware-compatible", action="store_true", help="other GPUs from Ampere on can run it")
-    parser.add_argument("--dla-core", type=int, metavar="N", help="deep-learning accelerator of an Orin or Xavier")
+    parser.add_argument(
+        "--dla-core", type=numbers.whole(0, 7), metavar="N", help="deep-learning accelerator of an Orin or Xavier"
+    )
     parser.add_argument(
         "--for-gpu", metavar="CC", help="build for this compute capability, e.g. 8.9, without a GPU (TensorRT-RTX)"
     )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import OutputFolder, check_outputs
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for report and overlays")
     parser.add_argument(
         "--rate",
-        type=float,
+        type=numbers.real(0.0, 1000.0),
         default=0.0,
         help="speed of playing; 0: at the node's pace, so that no frame is lost",
     )

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
 from mm_perception.core.files import check_new_file, check_outputs
@@ -19,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="CARD", help="name of a shipped model card, or a card file")
     parser.add_argument("--weights", type=Path, metavar="FILE", help=".pth or .safetensors instead of the card's")
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="an .onnx file, or a folder")
-    parser.add_argument("--height", type=int, metavar="PX", help="input height instead of the card's")
-    parser.add_argument("--width", type=int, metavar="PX", help="input width instead of the card's")
+    parser.add_argument("--height", type=numbers.side_px, metavar="PX", help="input height instead of the card's")
+    parser.add_argument("--width", type=numbers.side_px, metavar="PX", help="input width instead of the card's")
     add_overwrite(parser)
 
 

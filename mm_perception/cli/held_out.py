@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import OutputFolder, check_new_folder
@@ -13,8 +14,10 @@ from mm_perception.core.files import OutputFolder, check_new_folder
 
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--frames", type=int, default=210, help="held-out frames, all conditions in turn")
-    parser.add_argument("--seed", type=int, default=0, help="which set of held-out worlds, 0 to 999")
+    parser.add_argument(
+        "--frames", type=numbers.count_or_none, default=210, help="held-out frames, all conditions in turn"
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=0, help="which set of held-out worlds, 0 to 999")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     add_overwrite(parser)
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from typing import NoReturn
 
 from mm_perception import __version__
 from mm_perception.core.errors import MmPerceptionError
@@ -23,8 +24,20 @@ COMMANDS = {
     "convert": "make a bag of recorded data sets: nuscenes, kitti, rgbt",
     "bench": "measure codec, synchronizer, engines or a GPU",
     "security-policy": "write an SROS2 policy for the fusion node on a rig",
+    "fuzz": "feed damaged messages, bags, configuration and weights to everything that reads them",
     "info": "show what is in a bag, and which engines, rigs and models there are",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with an option in one line; `--help` shows the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _OptionError(f"{self.prog}: {message}")
+
+
+class _OptionError(Exception):
+    """The command line is not one of this program's."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         0 when it did what it was asked to, 2 for wrong input (said in one line), 130 when interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="mm-perception", description=__doc__)
+    parser = _Parser(prog="mm-perception", description=__doc__)
     parser.add_argument("--version", action="version", version=f"mm-perception {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     # A command's file is imported only when it is asked for: some need ROS, torch or others.
@@ -45,7 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             module = importlib.import_module(f"mm_perception.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
-    args = parser.parse_args(arguments)
+    try:
+        args = parser.parse_args(arguments)
+    except _OptionError as error:
+        print(error, file=sys.stderr)
+        return 2
     assert module is not None
     try:
         return int(module.run(args))

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.bags.writer import BagWriter, check_new_bag
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.detections import encode_detections, encode_velocities
 from mm_perception.codec.encode import encode_image, encode_label_info
@@ -45,11 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default=FusionSettings().detector, help="3D detection: model card, or none")
     parser.add_argument("--output-frame", default="", help="frame of the boxes (default: the LiDAR's)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine; 0: all cores")
+    parser.add_argument("--threads", type=numbers.threads, default=0, help="CPU threads of the engine; 0: all cores")
     parser.add_argument("--x-sensor", default="", help="sensor for the X input")
-    parser.add_argument("--max-wait-ms", type=float, default=-1.0, help="negative: as the rig says")
+    parser.add_argument(
+        "--max-wait-ms", type=numbers.real(-1.0, 60_000.0), default=-1.0, help="negative: as the rig says"
+    )
     parser.add_argument("--out", type=Path, help="folder for report and overlay pictures")
-    parser.add_argument("--pictures", type=int, default=12, help="how many overlays at most")
+    parser.add_argument("--pictures", type=numbers.count_or_none, default=12, help="how many overlays at most")
     parser.add_argument("--save-bag", type=Path, metavar="OUT.mcap", help="write the results as a bag")
     parser.add_argument(
         "--submission", type=Path, metavar="OUT.json",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.resources import config_dir
+from mm_perception.ros.arguments import check_arguments
 
 OPTIONS = ("rig", "model", "detector", "output_frame", "engine", "precision")
 
@@ -31,7 +32,7 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
     """The ROS command line of the node.
 
     Raises:
-        ConfigError: the parameter file does not exist.
+        ConfigError: the parameter file does not exist, or an argument is one that the node cannot take.
     """
     config = args.config or config_dir() / "fusion.yaml"
     if not config.is_file():
@@ -47,7 +48,9 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
         line += ["-p", "use_sim_time:=true"]
     if args.namespace:
         line += ["-r", f"__ns:=/{args.namespace.strip('/')}"]
-    return [*line, *args.ros_args]
+    line += args.ros_args
+    check_arguments(line)
+    return line
 
 
 def run(args: argparse.Namespace) -> int:

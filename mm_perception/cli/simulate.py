@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mm_perception.bags.writer import check_new_bag
+from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import check_outputs, write_new_file
@@ -23,16 +24,16 @@ from mm_perception.sim.simulate import simulate
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--scenario", default="city-day", help="a name in config/scenarios or a path")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the drive")
+    parser.add_argument("--seconds", type=numbers.real(1e-3, 86_400.0), default=10.0, help="length of the drive")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, help="bag to write: .mcap, or a rosbag2 folder")
     target.add_argument(
         "--sheet", type=Path, metavar="PICTURE", help="instead of a bag, one picture: all modalities in all conditions"
     )
     parser.add_argument("--rig", default="sim", help="sensors: a name in config/rigs or a path")
-    parser.add_argument("--rate", type=float, default=10.0, help="bundles per second")
-    parser.add_argument("--seed", type=int, help="replaces the scenario's seed")
-    parser.add_argument("--workers", type=int, default=0, help="rendering processes; 0: one per core")
+    parser.add_argument("--rate", type=numbers.real(0.1, 1000.0), default=10.0, help="bundles per second")
+    parser.add_argument("--seed", type=numbers.seed, help="replaces the scenario's seed")
+    parser.add_argument("--workers", type=numbers.threads, default=0, help="rendering processes; 0: one per core")
     add_overwrite(parser)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli import numbers
 from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import load_rig
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--val", type=Path, help="the same: frames that choose the best weights (default: the last tenth of --data)"
     )
     parser.add_argument("--rig", default="sim", help="sensors of a bag: a name in config/rigs or a path")
-    parser.add_argument("--frames", type=int, default=2800, help="world: frames to train on")
-    parser.add_argument("--val-frames", type=int, default=140, help="world: frames to validate with")
+    parser.add_argument("--frames", type=numbers.count_or_none, default=2800, help="world: frames to train on")
+    parser.add_argument("--val-frames", type=numbers.count_or_none, default=140, help="world: frames to validate with")
     parser.add_argument("--world-cache", type=Path, default=Path("out/world"), help="world: where frames are kept")
     parser.add_argument(
         "--from-scratch", action="store_true", help="take a trained card's sizes, and random weights of --seed"
@@ -50,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the run (default: out/train/CARD)")
     parser.add_argument("--name", default="", help="of the new card (default: the base card's, without -untrained)")
     parser.add_argument("--recipe", help="settings: a name in config/recipes or a path; the options below go before it")
-    parser.add_argument("--lidar-steps", type=int, help="steps of the LiDAR's stream by itself")
-    parser.add_argument("--fusion-steps", type=int, help="steps of what fuses")
-    parser.add_argument("--batch", type=int, help="frames per step")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--lidar-steps", type=numbers.count_or_none, help="steps of the LiDAR's stream by itself")
+    parser.add_argument("--fusion-steps", type=numbers.count_or_none, help="steps of what fuses")
+    parser.add_argument("--batch", type=numbers.count_or_none, help="frames per step")
+    parser.add_argument("--seed", type=numbers.seed)
+    parser.add_argument("--threads", type=numbers.whole(1, numbers.MAX_THREADS), help="CPU threads")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was interrupted")
 

@@ -6,16 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from mm_perception.codec.guard import refusing
 from mm_perception.core.errors import CalibrationError
+from mm_perception.core.limits import MAX_PIXELS
 from mm_perception.geometry.camera import CameraModel
 
 
-def decode_camera_info(msg: Any) -> CameraModel:
+@refusing("CameraInfo", CalibrationError)
+def decode_camera_info(msg: Any, max_pixels: int = MAX_PIXELS) -> CameraModel:
     """The camera model of the raw image that the message describes.
 
+    Args:
+        max_pixels: the largest image that is believed; the sensor's limit in the rig.
+
     Raises:
-        CalibrationError: uncalibrated (K is zero), singular, unknown distortion model, or binning or a region
-            of interest, which the model does not hold.
+        CalibrationError: larger than allowed, uncalibrated (K is zero), singular, unknown distortion model, or
+            binning or a region of interest, which the model does not hold.
     """
     frame_id = str(msg.header.frame_id)
     if int(msg.binning_x) > 1 or int(msg.binning_y) > 1:
@@ -23,6 +29,13 @@ def decode_camera_info(msg: Any) -> CameraModel:
     roi = msg.roi
     if int(roi.width) not in (0, int(msg.width)) or int(roi.height) not in (0, int(msg.height)):
         raise CalibrationError(f"camera {frame_id!r}: a region of interest is not supported")
+    if int(msg.width) * int(msg.height) > max_pixels:
+        raise CalibrationError(
+            f"camera {frame_id!r}: {msg.width}x{msg.height} pixels, expected at most {max_pixels} in all "
+            "(max_pixels of the sensor in the rig)"
+        )
+    if len(msg.k) != 9:
+        raise CalibrationError(f"camera {frame_id!r}: expected a camera matrix of 9 numbers, got {len(msg.k)}")
     intrinsics = np.asarray(msg.k, dtype=np.float64).reshape(3, 3)
     distortion = np.asarray(msg.d, dtype=np.float64).reshape(-1)
     model = str(msg.distortion_model) if len(distortion) else ""

@@ -17,11 +17,11 @@ Decoder = Callable[[Any], Measurement]
 def make_decoder(sensor: SensorConfig) -> Decoder:
     """A function from the sensor's messages, in order, to measurements; it raises DataError."""
     if sensor.kind == "rgb":
-        return decode_image
+        return lambda msg: decode_image(msg, sensor.pixel_limit)
     if sensor.kind == "depth":
-        return decode_depth
+        return lambda msg: decode_depth(msg, sensor.pixel_limit)
     if sensor.kind == "thermal":
-        return lambda msg: decode_thermal(msg, sensor.thermal_scale)
+        return lambda msg: decode_thermal(msg, sensor.thermal_scale, sensor.pixel_limit)
     if sensor.kind == "lidar":
-        return lambda msg: decode_point_cloud(msg, sensor.intensity_max)
-    return EventPacketDecoder().decode
+        return lambda msg: decode_point_cloud(msg, sensor.intensity_max, sensor.max_points)
+    return EventPacketDecoder(sensor.pixel_limit, sensor.max_events).decode

@@ -13,13 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.guard import refusing
+from mm_perception.codec.image_header import check_pixels
 from mm_perception.core.errors import DataError
+from mm_perception.core.limits import MAX_EVENT_PIXELS, MAX_EVENTS, WORDS_PER_EVENT
 from mm_perception.core.types import EventPacket
 
 _ADDR_Y, _ADDR_X, _VECT_BASE_X, _VECT_12, _VECT_8 = 0x0, 0x2, 0x3, 0x4, 0x5
 _TIME_LOW, _TIME_HIGH, _EXT_TRIGGER = 0x6, 0x8, 0xA
 _IGNORED = (0x7, 0xE, 0xF)
 _KNOWN = (_ADDR_Y, _ADDR_X, _VECT_BASE_X, _VECT_12, _VECT_8, _TIME_LOW, _TIME_HIGH, _EXT_TRIGGER, *_IGNORED)
+_CHUNK_WORDS = 1 << 16
+"""Words are decoded in pieces: the intermediate arrays take some hundred bytes per word."""
 _HIGH_JITTER = 10
 """A smaller TIME_HIGH counts as a wrap only where it is smaller by more than this."""
 
@@ -42,8 +47,9 @@ class Evt3Decoder:
             lay outside of the sensor and were dropped.
     """
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, max_events: int = MAX_EVENTS) -> None:
         self.width, self.height = width, height
+        self._max_events = max_events
         self.triggers = self.unknown_words = self.outside = 0
         self.reset()
 
@@ -56,7 +62,27 @@ class Evt3Decoder:
         self._wraps = 0
 
     def decode(self, words: NDArray[np.uint16]) -> RawEvents:
-        """Decodes (W,) words; before the first TIME_HIGH and TIME_LOW of the stream they are dropped."""
+        """Decodes (W,) words; before the first TIME_HIGH and TIME_LOW of the stream they are dropped.
+
+        Raises:
+            DataError: there are more words or events than a packet may have; the decoder then starts anew.
+        """
+        most_words = WORDS_PER_EVENT * self._max_events
+        if len(words) > most_words:
+            self.reset()
+            raise DataError(f"evt3 packet of {len(words)} words: expected at most {most_words}")
+        pieces: list[RawEvents] = []
+        count = 0
+        for start in range(0, len(words), _CHUNK_WORDS):
+            piece = self._decode_piece(words[start : start + _CHUNK_WORDS])
+            count += len(piece.x)
+            if count > self._max_events:
+                self.reset()
+                raise DataError(f"evt3 packet of more than {self._max_events} events (max_events in the rig)")
+            pieces.append(piece)
+        return _joined(pieces)
+
+    def _decode_piece(self, words: NDArray[np.uint16]) -> RawEvents:
         words = self._after_sync(words)
         code, low12 = (words >> 12).astype(np.uint16), (words & 0xFFF).astype(np.int64)
         self.triggers += int(np.count_nonzero(code == _EXT_TRIGGER))
@@ -145,6 +171,17 @@ class Evt3Decoder:
         return RawEvents(x.astype(np.uint16), y.astype(np.uint16), polarity, t_us)
 
 
+def _joined(pieces: list[RawEvents]) -> RawEvents:
+    if len(pieces) == 1:
+        return pieces[0]
+    none = RawEvents(np.zeros(0, np.uint16), np.zeros(0, np.uint16), np.zeros(0, bool), np.zeros(0, np.int64))
+    pieces = pieces or [none]
+    return RawEvents(
+        np.concatenate([p.x for p in pieces]), np.concatenate([p.y for p in pieces]),
+        np.concatenate([p.polarity for p in pieces]), np.concatenate([p.t_us for p in pieces]),
+    )  # fmt: skip
+
+
 def _carry_forward(is_set: NDArray[np.bool_], values: NDArray[np.int64], initial: int) -> NDArray[np.int64]:
     """At each position the value of the last position that was set, `initial` before the first."""
     last = np.maximum.accumulate(np.where(is_set, np.arange(len(is_set)), -1)) if len(is_set) else is_set
@@ -167,8 +204,10 @@ class EventPacketDecoder:
     times within the packet. `lost_packets` counts gaps of `seq`; after a gap the evt3 state starts anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_pixels: int = MAX_EVENT_PIXELS, max_events: int = MAX_EVENTS) -> None:
+        """Takes the largest sensor and the most events per packet that are believed; the sensor's limits in the rig."""
         self.lost_packets = 0
+        self._max_pixels, self._max_events = max_pixels, max_events
         self._evt3: Evt3Decoder | None = None
         self._next_seq: int | None = None
         self._last: tuple[int, int] | None = None
@@ -187,16 +226,16 @@ class EventPacketDecoder:
         self._next_seq = None
         self._last = None
 
+    @refusing("event packet")
     def decode(self, msg: Any) -> EventPacket:
         """Decodes the next packet.
 
         Raises:
-            DataError: unknown encoding, zero size, no whole words, mono events outside of the sensor, or the
-                packet of before once more.
+            DataError: unknown encoding, zero or too large a size, too many events, no whole words, mono events outside
+                of the sensor, or the packet of before once more.
         """
         width, height = int(msg.width), int(msg.height)
-        if width <= 0 or height <= 0:
-            raise DataError(f"event packet of zero size: {width}x{height}")
+        check_pixels("event packet", width, height, self._max_pixels)
         stamp_ns, frame_id = decode_stamp(msg.header), str(msg.header.frame_id)
         self._follow_sequence(int(msg.seq), stamp_ns)
         encoding = str(msg.encoding)
@@ -207,6 +246,8 @@ class EventPacketDecoder:
         elif encoding == "mono":
             if len(data) % 8:
                 raise DataError(f"mono event packet truncated: {len(data)} bytes are no whole words")
+            if len(data) // 8 > self._max_events:
+                raise DataError(f"mono packet of {len(data) // 8} events: expected at most {self._max_events}")
             raw, dt_ns = decode_mono(data.view(">u8" if msg.is_bigendian else "<u8").astype(np.uint64))
             t_ns = stamp_ns + dt_ns
         else:
@@ -217,7 +258,7 @@ class EventPacketDecoder:
         if len(data) % 2:
             raise DataError(f"evt3 packet truncated: {len(data)} bytes are no whole words")
         if self._evt3 is None or (self._evt3.width, self._evt3.height) != (width, height):
-            self._evt3 = Evt3Decoder(width, height)
+            self._evt3 = Evt3Decoder(width, height, self._max_events)
         return self._evt3.decode(data.view(">u2" if big else "<u2").astype(np.uint16))
 
     def _follow_sequence(self, seq: int, stamp_ns: int) -> None:

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.guard import refusing
+from mm_perception.codec.image_header import PNG_MAGIC, ImageHeader, check_pixels, read_header
 from mm_perception.core.errors import DataError
+from mm_perception.core.limits import MAX_PIXELS
 from mm_perception.core.types import DepthFrame, ImageFrame, LabelImage, ThermalFrame, ThermalUnit
 
 _LAYOUT: dict[str, tuple[str, int]] = {
@@ -63,22 +66,26 @@ _KELVIN_PER_COUNT = {"centikelvin": 0.01, "decikelvin": 0.1, "kelvin": 1.0}
 _DECODE_FLAGS = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_pixels(msg: Any) -> tuple[NDArray[Any], str]:
+@refusing("image")
+def decode_pixels(msg: Any, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[Any], str]:
     """The pixels of an Image as they are, in native byte order.
+
+    Args:
+        max_pixels: the largest image that is taken; here and below, the sensor's limit in the rig.
 
     Returns:
         (H, W) or (H, W, C) array (a view of the message where its bytes allow that) and the encoding.
 
     Raises:
-        DataError: unknown encoding, zero size, a step shorter than a row, or fewer bytes than step * height.
+        DataError: unknown encoding, zero or too large a size, a step shorter than a row, or fewer bytes than
+            step * height.
     """
     encoding = str(msg.encoding)
     if encoding not in _LAYOUT:
         raise DataError(f"image encoding {encoding!r} is not supported (known: {', '.join(_LAYOUT)})")
     kind, channels = _LAYOUT[encoding]
     height, width, step = int(msg.height), int(msg.width), int(msg.step)
-    if height <= 0 or width <= 0:
-        raise DataError(f"image of zero size: {width}x{height}")
+    check_pixels("image", width, height, max_pixels)
     dtype = np.dtype((">" if msg.is_bigendian else "<") + kind)
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
@@ -111,104 +118,122 @@ def to_rgb(pixels: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), dtype=np.uint8)
 
 
-def decode_compressed(msg: Any) -> tuple[NDArray[Any], str]:
+@refusing("compressed image")
+def decode_compressed(msg: Any, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[Any], str]:
     """The pixels of a CompressedImage (jpeg, png or compressedDepth png) and their encoding.
 
     Colour comes as rgb8, grey as mono8 or mono16, depth as 16UC1 [mm] or 32FC1 [m].
 
     Raises:
-        DataError: unknown format, or data that is damaged or ends early (a decoder would fill in grey).
+        DataError: unknown format, a header that names too large a size, or data that is damaged or ends early
+            (a decoder would fill in grey).
     """
     data, fmt = octets_of(msg.data), str(msg.format)
     if len(data) == 0:
         raise DataError("compressed image without data")
     if "compressedDepth" in fmt:
-        return _decode_compressed_depth(data, fmt)
-    _check_complete(data)
-    pixels = cv2.imdecode(data, _DECODE_FLAGS)
-    if pixels is None:
-        raise DataError(f"compressed image of format {fmt!r} cannot be decoded ({len(data)} bytes)")
+        return _decode_compressed_depth(data, fmt, max_pixels)
+    header = _read_whole(data, max_pixels)
+    if header.channels > 1 and header.bits > 8:
+        raise DataError(f"compressed colour image of {header.bits} bits per channel is not supported")
+    pixels = _decode_file(data, header)
     if pixels.ndim == 2:
         encodings = {"uint8": "mono8", "uint16": "mono16", "float32": "32FC1"}
         encoding = encodings.get(pixels.dtype.name, pixels.dtype.name)
         return pixels, "16UC1" if encoding == "mono16" and fmt.startswith("16UC1") else encoding
-    if pixels.dtype != np.uint8:
-        raise DataError(f"compressed colour image of {pixels.dtype} is not supported")
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
+        raise DataError(f"compressed image of {pixels.shape[2]} channels of {pixels.dtype} is not supported")
     code = cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(pixels, code), "rgb8"
 
 
-def _check_complete(data: NDArray[np.uint8]) -> None:
-    """A truncated file decodes to a picture with an invented rest; the end mark tells."""
-    head, tail = data[:8].tobytes(), data[-64:].tobytes()
-    if head[:2] == b"\xff\xd8":
-        if b"\xff\xd9" not in tail and b"\xff\xd9" not in data[-4096:].tobytes():
-            raise DataError(f"jpeg truncated: no end mark within {len(data)} bytes")
-    elif head == b"\x89PNG\r\n\x1a\n":
-        if b"IEND" not in tail:
+def _read_whole(data: NDArray[np.uint8], max_pixels: int) -> ImageHeader:
+    """The header of a file that has its end mark: a truncated one decodes to a picture with an invented rest."""
+    octets = data.tobytes()
+    header = read_header(octets, max_pixels)
+    if octets.startswith(PNG_MAGIC):
+        if b"IEND" not in octets[-64:]:
             raise DataError(f"png truncated: no end mark within {len(data)} bytes")
-    else:
-        raise DataError(f"compressed image is neither jpeg nor png (starts with {head[:4].hex()})")
+    elif b"\xff\xd9" not in octets[-4096:]:
+        raise DataError(f"jpeg truncated: no end mark within {len(data)} bytes")
+    return header
 
 
-def _decode_compressed_depth(data: NDArray[np.uint8], fmt: str) -> tuple[NDArray[Any], str]:
+def _decode_file(data: NDArray[np.uint8], header: ImageHeader) -> NDArray[Any]:
+    """The pixels of a jpeg or png. Raises DataError if it is damaged, or of another size than its header says."""
+    pixels = cv2.imdecode(data, _DECODE_FLAGS)
+    if pixels is None:
+        raise DataError(f"compressed image of {header.width}x{header.height} is damaged ({len(data)} bytes)")
+    if pixels.shape[:2] != (header.height, header.width):
+        raise DataError(f"compressed image: header of {header.width}x{header.height}, pixels of {pixels.shape[:2]}")
+    return np.asarray(pixels)
+
+
+def _decode_compressed_depth(data: NDArray[np.uint8], fmt: str, max_pixels: int) -> tuple[NDArray[Any], str]:
     if len(data) <= 12:
         raise DataError(f"compressedDepth truncated: {len(data)} bytes")
     if "rvl" in fmt:
         raise DataError("compressedDepth in rvl is not supported, only png")
     _, quant_a, quant_b = struct.unpack("<iff", data[:12].tobytes())
     png = data[12:]
-    _check_complete(png)
-    raw = cv2.imdecode(png, _DECODE_FLAGS)
-    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
+    header = _read_whole(png, max_pixels)
+    if (header.bits, header.channels) != (16, 1):
+        raise DataError(f"compressedDepth of format {fmt!r} holds no 16-bit png")
+    raw = _decode_file(png, header)
+    if raw.dtype != np.uint16 or raw.ndim != 2:
         raise DataError(f"compressedDepth of format {fmt!r} holds no 16-bit png")
     if not fmt.startswith("32FC1"):
         return raw, "16UC1"
     # Depth was stored as quantised inverse depth: raw = quant_a / depth + quant_b; 0 marks no measurement.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        depth = np.float32(quant_a) / (raw.astype(np.float32) - np.float32(quant_b))
+    depth = raw.astype(np.float32)
+    with np.errstate(all="ignore"):
+        depth -= np.float32(quant_b)
+        np.divide(np.float32(quant_a), depth, out=depth)
     depth[(raw == 0) | ~np.isfinite(depth) | (depth <= 0)] = np.nan
-    return depth.astype(np.float32), "32FC1"
+    return depth, "32FC1"
 
 
-def decode_any_image(msg: Any) -> tuple[NDArray[Any], str]:
+def decode_any_image(msg: Any, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[Any], str]:
     """Pixels and encoding of an Image or a CompressedImage, told apart by their fields."""
-    return decode_compressed(msg) if hasattr(msg, "format") else decode_pixels(msg)
+    return decode_compressed(msg, max_pixels) if hasattr(msg, "format") else decode_pixels(msg, max_pixels)
 
 
-def decode_image(msg: Any) -> ImageFrame:
+@refusing("colour image")
+def decode_image(msg: Any, max_pixels: int = MAX_PIXELS) -> ImageFrame:
     """A colour or 8-bit grey image to RGB. Raises DataError."""
-    pixels, encoding = decode_any_image(msg)
+    pixels, encoding = decode_any_image(msg, max_pixels)
     return ImageFrame(to_rgb(pixels, encoding), decode_stamp(msg.header), str(msg.header.frame_id))
 
 
-def decode_depth(msg: Any) -> DepthFrame:
+@refusing("depth image")
+def decode_depth(msg: Any, max_pixels: int = MAX_PIXELS) -> DepthFrame:
     """REP 118: 32FC1 [m] with NaN or infinity for no measurement, 16UC1 [mm] with 0 for none.
 
     Raises:
         DataError: any other encoding, or negative depth.
     """
-    pixels, encoding = decode_any_image(msg)
+    pixels, encoding = decode_any_image(msg, max_pixels)
+    if encoding not in ("32FC1", "16UC1", "mono16"):
+        raise DataError(f"depth image: expected 16UC1 [mm] or 32FC1 [m], got {encoding}")
+    depth = pixels.astype(np.float32)
     if encoding == "32FC1":
-        depth = np.where(np.isfinite(pixels), pixels, np.float32(np.nan)).astype(np.float32)
+        depth[~np.isfinite(depth)] = np.nan
         if bool((depth < 0).any()):
             raise DataError("depth image with negative distances")
-        depth[depth == 0] = np.nan
-    elif encoding in ("16UC1", "mono16"):
-        depth = pixels.astype(np.float32) * np.float32(0.001)
-        depth[pixels == 0] = np.nan
     else:
-        raise DataError(f"depth image: expected 16UC1 [mm] or 32FC1 [m], got {encoding}")
+        depth *= np.float32(0.001)
+    depth[depth == 0] = np.nan
     return DepthFrame(depth, decode_stamp(msg.header), str(msg.header.frame_id))
 
 
-def decode_thermal(msg: Any, scale: str) -> ThermalFrame:
+@refusing("thermal image")
+def decode_thermal(msg: Any, scale: str, max_pixels: int = MAX_PIXELS) -> ThermalFrame:
     """A thermal image; `scale` is the sensor's `thermal_scale` (there is no standard that would tell).
 
     Raises:
         DataError: a colour image, an 8-bit one that is said to be radiometric, or a 16-bit one said to be AGC.
     """
-    pixels, encoding = decode_any_image(msg)
+    pixels, encoding = decode_any_image(msg, max_pixels)
     if pixels.ndim != 2 or encoding.startswith("bayer"):
         raise DataError(f"thermal image: expected one channel, got {encoding}")
     eight_bit = pixels.dtype == np.uint8
@@ -222,9 +247,10 @@ def decode_thermal(msg: Any, scale: str) -> ThermalFrame:
     return ThermalFrame(values, unit, decode_stamp(msg.header), str(msg.header.frame_id))
 
 
-def decode_labels(msg: Any) -> LabelImage:
+@refusing("label image")
+def decode_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> LabelImage:
     """True class ids: a mono8 or 8UC1 image or a grey png. Raises DataError for anything else."""
-    pixels, encoding = decode_any_image(msg)
+    pixels, encoding = decode_any_image(msg, max_pixels)
     if encoding not in ("mono8", "8UC1"):
         raise DataError(f"label image: expected mono8, got {encoding}")
     return LabelImage(np.ascontiguousarray(pixels), decode_stamp(msg.header), str(msg.header.frame_id))

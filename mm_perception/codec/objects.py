@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.guard import refusing
 from mm_perception.codec.point_cloud import decode_columns
 from mm_perception.core.errors import DataError
+from mm_perception.core.limits import MAX_OBJECTS
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import heading_of_quat
 
@@ -32,6 +34,7 @@ class TrueObjects:
     lidar_points: NDArray[np.int64]
 
 
+@refusing("objects")
 def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
     """Upright boxes: of an orientation only the heading is taken.
 
@@ -39,9 +42,11 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         states: the PointCloud2 beside it.
 
     Raises:
-        DataError: a box without a hypothesis, a quaternion of zeros, values that are not finite, or states of another
-            number of objects.
+        DataError: too many boxes, a box without a hypothesis, a quaternion of zeros, values that are not finite, or
+            states of another number of objects.
     """
+    if len(msg.detections) > MAX_OBJECTS:
+        raise DataError(f"objects: {len(msg.detections)} boxes, expected at most {MAX_OBJECTS}")
     names: list[str] = []
     rows: list[tuple[float, ...]] = []
     for i, item in enumerate(msg.detections):
@@ -59,6 +64,7 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
     if not np.isfinite(table).all():
         raise DataError("objects: a box has values that are not finite")
     classes = tuple(sorted(set(names))) or ("object",)
+    label_of = {name: label for label, name in enumerate(classes)}
     velocity = np.full((len(names), 2), np.nan, np.float32)
     points = np.full(len(names), -1, np.int64)
     if states is not None:
@@ -66,10 +72,16 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         if len(columns["vx"]) != len(names):
             raise DataError(f"objects: {len(names)} boxes, states of {len(columns['vx'])}")
         velocity = np.column_stack([columns["vx"], columns["vy"]]).astype(np.float32)
-        points = columns["lidar_points"].astype(np.int64)
+        points = _whole_numbers(columns["lidar_points"])
     boxes = Detections3D(
         table[:, :3].copy(), table[:, 3:6].copy(), table[:, 6].copy(), velocity, table[:, 7].copy(),
-        np.array([classes.index(name) for name in names], np.int32), classes, str(msg.header.frame_id),
+        np.array([label_of[name] for name in names], np.int32), classes, str(msg.header.frame_id),
         decode_stamp(msg.header),
     )  # fmt: skip
     return TrueObjects(boxes, points)
+
+
+def _whole_numbers(values: NDArray[Any]) -> NDArray[np.int64]:
+    if values.dtype.kind == "f" and not (np.abs(values) < 2**62).all():
+        raise DataError("objects: lidar_points that are no numbers of points")
+    return values.astype(np.int64)

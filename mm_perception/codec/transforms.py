@@ -7,39 +7,48 @@ from typing import Any
 import numpy as np
 
 from mm_perception.codec.fields import NANOSECONDS
+from mm_perception.codec.guard import refusing
 from mm_perception.core.errors import CalibrationError
+from mm_perception.core.limits import MAX_TRANSFORMS
 from mm_perception.geometry.transforms import RigidTransform, TransformTree
 
 
+@refusing("transforms", CalibrationError)
 def feed_transforms(tree: TransformTree, msg: Any, static: bool) -> list[CalibrationError]:
     """Adds the transforms of one message to the tree.
 
     Returns:
         An error for each transform that could not be used; the others were added.
+
+    Raises:
+        CalibrationError: the message holds too many; none was added.
     """
+    if len(msg.transforms) > MAX_TRANSFORMS:
+        raise CalibrationError(f"{len(msg.transforms)} transforms in one message: expected at most {MAX_TRANSFORMS}")
     refused: list[CalibrationError] = []
     for item in msg.transforms:
         try:
             transform, stamp_ns = decode_transform(item)
+            if static:
+                tree.set_static(transform)
+            else:
+                tree.add(transform, stamp_ns)
         except CalibrationError as error:
             refused.append(error)
-            continue
-        if static:
-            tree.set_static(transform)
-        else:
-            tree.add(transform, stamp_ns)
     return refused
 
 
+@refusing("transform", CalibrationError)
 def decode_transform(msg: Any) -> tuple[RigidTransform, int]:
     """geometry_msgs/TransformStamped to (header frame <- child frame) and its stamp [ns].
 
     Raises:
-        CalibrationError: empty or equal frame names, zero quaternion, values that are not finite.
+        CalibrationError: empty or equal frame names, an impossible stamp, zero quaternion, values that are not finite.
     """
     return _stamped(msg, msg.transform.rotation, msg.transform.translation)
 
 
+@refusing("odometry", CalibrationError)
 def decode_odometry(msg: Any) -> tuple[RigidTransform, int]:
     """nav_msgs/Odometry to its pose (header frame <- child frame) and its stamp [ns]. Raises as `decode_transform`."""
     pose = msg.pose.pose
@@ -50,7 +59,10 @@ def _stamped(msg: Any, q: Any, t: Any) -> tuple[RigidTransform, int]:
     parent, child = str(msg.header.frame_id).lstrip("/"), str(msg.child_frame_id).lstrip("/")
     if not parent or not child or parent == child:
         raise CalibrationError(f"transform between {parent!r} and {child!r} makes no sense")
-    stamp_ns = int(msg.header.stamp.sec) * NANOSECONDS + int(msg.header.stamp.nanosec)
+    sec, nanosec = int(msg.header.stamp.sec), int(msg.header.stamp.nanosec)
+    if sec < 0 or not 0 <= nanosec < NANOSECONDS:  # zero is what static transforms often carry
+        raise CalibrationError(f"transform {parent!r} <- {child!r}: impossible stamp {sec} s {nanosec} ns")
+    stamp_ns = sec * NANOSECONDS + nanosec
     transform = RigidTransform.from_quaternion(
         parent, child, np.array([q.x, q.y, q.z, q.w], np.float64), np.array([t.x, t.y, t.z], np.float64)
     )

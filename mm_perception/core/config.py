@@ -7,6 +7,8 @@ Fields carry their documentation in `dataclasses.field(metadata=...)`, see `sett
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,11 +16,15 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-import yaml
-
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.limits import MAX_LIST_ITEMS
+from mm_perception.core.yaml_file import read_yaml
 
 T = TypeVar("T")
+
+_MOST_PROBLEMS = 50
+_LARGEST_WHOLE = 2**63 - 1
+_SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +65,10 @@ def load_yaml(path: Path, cls: type[T]) -> T:
     """Reads one YAML mapping into the dataclass `cls`.
 
     Raises:
-        ConfigError: the file is missing, is no YAML mapping, or has unknown, missing or impossible values
-            (all of them are named).
+        ConfigError: the file is missing, is no YAML mapping of a sensible size (see `read_yaml`), or has unknown,
+            missing or impossible values (all of them are named).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    data = read_yaml(path)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path}: expected a mapping at top level, got {type(data).__name__}")
     return from_mapping(cls, data, str(path))
@@ -92,7 +89,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     problems: list[str] = []
     value = _build(cls, data, "", problems)
     if problems:
-        raise ConfigError(f"{where}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
+        shown, more = problems[:_MOST_PROBLEMS], len(problems) - _MOST_PROBLEMS
+        shown += [f"and {more} more"] if more > 0 else []
+        raise ConfigError(f"{where}: {len(problems)} problem(s)\n  " + "\n  ".join(shown))
     return typing.cast(T, value)
 
 
@@ -111,12 +110,15 @@ def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
     if not isinstance(data, Mapping):
         problems.append(f"{at or 'top level'}: expected a mapping, got {type(data).__name__}")
         return None
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy thinks that types have no hash
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    if len(data) > MAX_LIST_ITEMS:
+        problems.append(f"{at or 'top level'}: expected at most {MAX_LIST_ITEMS} keys, got {len(data)}")
+        return None
     for key in data:
         if key not in fields:
             known = ", ".join(sorted(fields))
-            problems.append(f"{_join(at, str(key))}: unknown key (known: {known})")
+            problems.append(f"{_join(at, _shown(key))}: unknown key (known: {known})")
     before = len(problems)
     values: dict[str, Any] = {}
     for name, field in fields.items():
@@ -133,6 +135,11 @@ def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
         return None
 
 
+@functools.lru_cache(maxsize=64)
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _convert(hint: Any, value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -141,24 +148,40 @@ def _convert(hint: Any, value: Any, at: str, problems: list[str], info: SettingI
         inner = [arg for arg in args if arg is not type(None)]
         return _convert(inner[0], value, at, problems, info)
     if origin is Literal:
-        if value not in args:
-            problems.append(f"{at}: expected one of {', '.join(map(str, args))}, got {value!r}")
+        if not isinstance(value, str) or value not in args:
+            problems.append(f"{at}: expected one of {', '.join(map(str, args))}, got {_shown(value)}")
         return value
     if origin is tuple:
         return _convert_tuple(args, value, at, problems, info)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            problems.append(f"{at}: expected a mapping, got {type(value).__name__}")
-            return None
-        return {str(k): _convert(args[1], v, _join(at, str(k)), problems, info) for k, v in value.items()}
+    if origin in (dict, Mapping):
+        return _convert_mapping(args, value, at, problems, info)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, at, problems)
     return _convert_scalar(hint, value, at, problems, info)
 
 
+def _convert_mapping(args: tuple[Any, ...], value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{at}: expected a mapping, got {type(value).__name__}")
+        return None
+    if len(value) > MAX_LIST_ITEMS:
+        problems.append(f"{at}: expected at most {MAX_LIST_ITEMS} keys, got {len(value)}")
+        return None
+    strange = [key for key in value if not isinstance(key, (str, int, float)) or isinstance(key, bool)]
+    if strange:
+        problems.append(f"{at}: expected names as keys, got {_shown(strange[0])}")
+        return None
+    return {str(k): _convert(args[1], v, _join(at, _shown(k)), problems, info) for k, v in value.items()}
+
+
 def _convert_tuple(args: tuple[Any, ...], value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         problems.append(f"{at}: expected a list, got {type(value).__name__}")
+        return None
+    if len(value) > MAX_LIST_ITEMS:
+        problems.append(f"{at}: expected at most {MAX_LIST_ITEMS} values, got {len(value)}")
         return None
     repeated = len(args) == 2 and args[1] is Ellipsis
     if not repeated and len(value) != len(args):
@@ -173,17 +196,38 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, at: str, problems: list[st
 
 def _convert_scalar(hint: Any, value: Any, at: str, problems: list[str], info: SettingInfo) -> Any:
     if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = Path(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and not -_LARGEST_WHOLE <= value <= _LARGEST_WHOLE:
+        problems.append(f"{at}: expected a number of 64 bits, got one of {value.bit_length()}")
+        return None
+    if hint is float and whole:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        problems.append(f"{at}: expected {hint.__name__}, got {value!r}")
+        problems.append(f"{at}: expected {hint.__name__}, got {_shown(value)}")
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, high = info.minimum, info.maximum
-        if not (low is None or value >= low) or not (high is None or value <= high):
-            problems.append(f"{at}: expected a value in [{low}, {high}], got {value}")
+        _check_range(value, at, problems, info)
+    elif "\0" in str(value):
+        problems.append(f"{at}: expected text without zero bytes, got {_shown(value)}")
     return value
+
+
+def _check_range(value: float, at: str, problems: list[str], info: SettingInfo) -> None:
+    low, high = info.minimum, info.maximum
+    if not math.isfinite(value):
+        problems.append(f"{at}: expected a finite number, got {value}")
+    elif not (low is None or value >= low) or not (high is None or value <= high):
+        problems.append(f"{at}: expected a value in [{low}, {high}], got {value}")
+
+
+def _shown(value: Any) -> str:
+    """A value or key in a message: as it is written, but not a page of it."""
+    try:
+        text = value if isinstance(value, str) and value.isidentifier() else repr(value)
+    except Exception:  # a number of too many digits, a list in itself
+        text = type(value).__name__
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _join(at: str, key: str) -> str:

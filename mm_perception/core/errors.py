@@ -6,9 +6,18 @@ message that raised; a command prints the text and exits with code 2.
 
 from __future__ import annotations
 
+_LONGEST = 8000
+
 
 class MmPerceptionError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Names out of an input are part of messages; one of a megabyte is cut, so that a log stays readable.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        cut = len(message) - _LONGEST
+        super().__init__(message if cut <= 0 else f"{message[:_LONGEST]}… ({cut} characters more)")
 
 
 class ConfigError(MmPerceptionError):

@@ -17,9 +17,12 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
+from typing import Any
 
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.limits import MAX_JSON_BYTES
 from mm_perception.core.scratch import make_scratch_folder, scratch_file
+from mm_perception.core.yaml_file import read_text
 
 MARKER = ".mm_perception.json"
 """Lies in a folder that a command made, and names the command and its files."""
@@ -277,3 +280,15 @@ def _read_marker(folder: Path) -> tuple[str, set[str]]:
     if not made_by or any(name.is_absolute() or ".." in name.parts or not name.name for name in names):
         return "", set()
     return made_by, {name.as_posix() for name in names}
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ConfigError: it cannot be read, is too large or too deep, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path, max_bytes))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not JSON ({type(error).__name__}: {error})") from error

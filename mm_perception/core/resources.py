@@ -37,12 +37,14 @@ def find_config(kind: str, name_or_path: str) -> Path:
     Raises:
         ConfigError: neither exists; the message lists the names that do.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
     folder = config_dir() / kind
-    named = folder / f"{name_or_path}.yaml"
-    if os.sep not in name_or_path and named.is_file():
-        return named
+    try:
+        path, named = Path(name_or_path).expanduser(), folder / f"{name_or_path}.yaml"
+        if path.is_file():
+            return path
+        if os.sep not in name_or_path and named.is_file():
+            return named
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, the home of nobody
+        raise ConfigError(f"{kind}: {name_or_path[:80]!r} is no name of a file ({error})") from error
     known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
     raise ConfigError(f"{kind}: {name_or_path!r} is neither a file nor a name in {folder} (known: {known})")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mm_perception.core.config import load_yaml, setting
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.limits import MAX_EVENT_PIXELS, MAX_EVENTS, MAX_PIXELS, MAX_POINTS, MAX_SENSORS, MOST_PIXELS
 from mm_perception.core.resources import find_config
 
 SensorKind = Literal["rgb", "depth", "thermal", "events", "lidar"]
@@ -68,6 +69,11 @@ class SensorConfig:
         "auto", "QoS of the subscription; auto: reliable where every publisher is, else best effort"
     )
     depth: int = setting(0, "QoS queue depth; 0: 1, or 64 for events", minimum=0, maximum=10_000)
+    max_pixels: int = setting(
+        0, "largest image or sensor [px]; 0: 2^24, or 2^22 for events", minimum=0, maximum=MOST_PIXELS
+    )
+    max_points: int = setting(MAX_POINTS, "lidar: most points of a message", minimum=1, maximum=100_000_000)
+    max_events: int = setting(MAX_EVENTS, "events: most events of a message", minimum=1, maximum=100_000_000)
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 
     def __post_init__(self) -> None:
@@ -84,6 +90,11 @@ class SensorConfig:
     @property
     def input_topic(self) -> str:
         return self.topic or f"~/input/{self.name}"
+
+    @property
+    def pixel_limit(self) -> int:
+        """The largest image that is decoded, and the largest CameraInfo that is believed [px]."""
+        return self.max_pixels or (MAX_EVENT_PIXELS if self.kind == "events" else MAX_PIXELS)
 
     @property
     def queue_depth(self) -> int:
@@ -108,6 +119,8 @@ class RigConfig:
 
     def __post_init__(self) -> None:
         names = [sensor.name for sensor in self.sensors]
+        if len(names) > MAX_SENSORS:
+            raise ConfigError(f"sensors: expected at most {MAX_SENSORS}, got {len(names)}")
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ConfigError(f"sensors: double name(s) {', '.join(double)}")

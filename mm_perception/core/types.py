@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import DataError
+from mm_perception.core.limits import MOST_EVENT_PIXELS
 
 IGNORE_LABEL = 255
 """Class id of unlabeled pixels (vision_msgs/LabelInfo: the highest id of a mono8 image)."""
@@ -134,6 +135,10 @@ class EventPacket:
         _check_array("EventPacket.t_ns", self.t_ns, (len(self.x),), np.int64)
         if self.width <= 0 or self.height <= 0:
             raise DataError(f"EventPacket: expected a positive size, got {self.width}x{self.height}")
+        if self.width * self.height > MOST_EVENT_PIXELS:
+            raise DataError(
+                f"EventPacket: expected at most {MOST_EVENT_PIXELS} pixels in all, got {self.width}x{self.height}"
+            )
         if len(self.x) and (int(self.x.max()) >= self.width or int(self.y.max()) >= self.height):
             raise DataError(f"EventPacket: event outside of the sensor's {self.width}x{self.height} pixels")
         if len(self.t_ns) > 1 and bool((self.t_ns[1:] < self.t_ns[:-1]).any()):

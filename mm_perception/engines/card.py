@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +19,7 @@ import yaml
 from mm_perception.core.config import load_yaml, setting, to_mapping
 from mm_perception.core.errors import ConfigError, ModelError
 from mm_perception.core.files import replace_file
+from mm_perception.core.limits import MAX_PIXELS
 from mm_perception.core.resources import find_config
 from mm_perception.engines.engine import TensorSpec, segmentation_specs
 
@@ -34,7 +36,7 @@ MAX_CLASSES = 255  # labels are stored in 8 bits and 255 means "ignore"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_RANDOM = re.compile(r"random:(\d+)")
+_RANDOM = re.compile(r"random:([0-9]{1,18})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Triple = tuple[float, float, float]
@@ -140,7 +142,7 @@ def identity_problems(name: str, classes: tuple[str, ...]) -> list[str]:
         problems.append(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
     if not 1 <= len(classes) <= MAX_CLASSES:
         problems.append(f"classes: expected 1 to {MAX_CLASSES} names, got {len(classes)}")
-    double = sorted({one for one in classes if classes.count(one) > 1})
+    double = sorted(one for one, times in Counter(classes).items() if times > 1)
     if double or "" in classes:
         problems.append(f"classes: expected distinct, non-empty names, got {', '.join(double) or 'an empty one'} twice")
     return problems
@@ -167,6 +169,9 @@ def _input_problems(card: ModelCard) -> list[str]:
     for side in ("input_height", "input_width"):
         if getattr(card, side) < MIN_SIDE_PX:
             problems.append(f"{side}: expected at least {MIN_SIDE_PX} px, got {getattr(card, side)}")
+    pixels = card.input_height * card.input_width
+    if pixels > MAX_PIXELS:
+        problems.append(f"input: expected at most {MAX_PIXELS} pixels in all, got {pixels}")
     for field in ("rgb_std", "x_std"):
         if not all(value > 0.0 for value in getattr(card, field)):
             problems.append(f"{field}: expected values > 0, got {getattr(card, field)}")
@@ -206,7 +211,10 @@ def read_card(path: Path, kind: type[CardT]) -> CardT:
         raise ModelError(f"model card {error}") from error
     if card.weights_path is None:
         return card
-    weights = str(path.resolve().parent / card.weights_path.expanduser())
+    try:
+        weights = str(path.resolve().parent / card.weights_path.expanduser())
+    except (OSError, RuntimeError, ValueError) as error:  # the home of nobody, links in a circle
+        raise ModelError(f"model card {path}: weights {card.weights!r} are no name of a file ({error})") from error
     return replace(card, weights=weights)  # type: ignore[type-var]
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from mm_perception.core.config import setting
 from mm_perception.core.detector import (
     INDEX_INPUTS,
@@ -20,6 +18,7 @@ from mm_perception.core.detector import (
     output_shapes,
 )
 from mm_perception.core.errors import ConfigError, ModelError
+from mm_perception.core.yaml_file import read_yaml
 from mm_perception.engines.card import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -127,8 +126,8 @@ def find_any_card(name_or_path: str | Path) -> ModelCard | DetectorCard:
     """
     path = card_path(name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"model card {path}: cannot be read ({error})") from error
+        content = read_yaml(path)
+    except ConfigError as error:
+        raise ModelError(f"model card {error}") from error
     detects = isinstance(content, Mapping) and content.get("task") == "detection"
     return read_card(path, DetectorCard) if detects else read_card(path, ModelCard)

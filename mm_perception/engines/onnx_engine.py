@@ -8,6 +8,7 @@ from typing import Any
 
 from mm_perception.core.errors import EngineError
 from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs
+from mm_perception.engines.onnx_file import check_onnx_file
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -28,7 +29,8 @@ class OnnxEngine:
         threads: CPU threads within one operator; None lets the runtime choose.
 
     Raises:
-        EngineError: onnxruntime is not installed, refuses the file, or the file's shapes are not static.
+        EngineError: onnxruntime is not installed, refuses the file, the file is not one to open (see
+            `check_onnx_file`), or its shapes are not static.
     """
 
     name = "onnxruntime"
@@ -38,6 +40,7 @@ class OnnxEngine:
             import onnxruntime
         except ImportError as error:
             raise EngineError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+        check_onnx_file(Path(path))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3

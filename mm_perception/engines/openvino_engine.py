@@ -10,6 +10,7 @@ import numpy as np
 
 from mm_perception.core.errors import EngineError
 from mm_perception.engines.engine import Array, TensorSpec, check_inputs, check_outputs
+from mm_perception.engines.onnx_file import check_onnx_file
 
 
 class OpenVinoEngine:
@@ -20,7 +21,8 @@ class OpenVinoEngine:
         threads: CPU threads of one inference; None lets the runtime choose.
 
     Raises:
-        EngineError: openvino is not installed, refuses the file, or the file's shapes are not static.
+        EngineError: openvino is not installed, refuses the file, the file is not one to open (see `check_onnx_file`),
+            or its shapes are not static.
     """
 
     name = "openvino"
@@ -30,6 +32,7 @@ class OpenVinoEngine:
             import openvino
         except ImportError as error:
             raise EngineError(f"openvino cannot be imported ({error}): pip install openvino") from error
+        check_onnx_file(Path(path))
         # Without the hint OpenVINO computes in bfloat16 on CPUs that have it, and 1 % of the labels change.
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:

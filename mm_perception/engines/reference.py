@@ -7,7 +7,6 @@ that look like what the network sees are made from the card alone.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import ModelError
+from mm_perception.core.limits import MAX_REFERENCE_BYTES
 from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import ModelCard, WeightsCard
 from mm_perception.engines.detector_card import DetectorCard
@@ -80,6 +80,13 @@ def save_references(path: Path, samples: Sequence[Mapping[str, Array]]) -> None:
         temporary.replace(path)
 
 
+def check_unpacked(path: Path) -> None:
+    """Raises ValueError for an archive of arrays that says that it unpacks to more than a set of inputs takes."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_REFERENCE_BYTES:
+            raise ValueError(f"unpacks to more than {MAX_REFERENCE_BYTES} bytes")
+
+
 def load_references(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
     """The samples of a file.
 
@@ -87,9 +94,10 @@ def load_references(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, A
         ModelError: it cannot be read, or is of another network's inputs.
     """
     try:
+        check_unpacked(path)
         with np.load(path, allow_pickle=False) as file:
             stacked = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged archives and headers end in many ways
         raise ModelError(f"reference inputs {path}: cannot be read ({error})") from error
     got = {name: TensorSpec(name, value.shape[1:], value.dtype.name) for name, value in stacked.items()}
     problems = [f"expected {spec}, got {got.get(spec.name)}" for spec in specs if got.get(spec.name) != spec]

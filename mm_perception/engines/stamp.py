@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mm_perception import __version__
-from mm_perception.core.errors import EngineError, ModelError
-from mm_perception.core.files import replace_file
+from mm_perception.core.config import from_mapping
+from mm_perception.core.errors import ConfigError, EngineError, ModelError
+from mm_perception.core.files import read_json, replace_file
 from mm_perception.core.processes import check_not_ended
 from mm_perception.core.progress import Caution
 from mm_perception.core.scratch import remove_orphans
@@ -130,10 +131,10 @@ def remove_stamp(artefact: Path) -> None:
 
 def read_stamp(artefact: Path) -> Stamp | None:
     """The stamp of a file; None where it is missing or unreadable: such a file cannot be trusted."""
+    path = stamp_path(artefact)
     try:
-        data: Any = json.loads(stamp_path(artefact).read_text(encoding="utf-8"))
-        return Stamp(**{**data, "input_size": tuple(data["input_size"]), "tools": dict(data["tools"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return from_mapping(Stamp, read_json(path), str(path))
+    except ConfigError:
         return None
 
 

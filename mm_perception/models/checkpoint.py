@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm_perception.core.errors import ModelError
+from mm_perception.core.errors import MmPerceptionError, ModelError
+from mm_perception.core.limits import MAX_CHECKPOINT_OVERHEAD, MAX_PICKLE_BYTES, MAX_SAFETENSORS_HEADER
 from mm_perception.models.cmx import Cmx, build_cmx, initialise
 from mm_perception.models.mit import MIT_VARIANTS, STAGES
 
 StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("model", "state_dict", "module")
+_LARGEST_LEGACY = 2**30
 _SHOWN = 5  # keys named per kind of misfit
 _BACKBONE = "backbone."
 _IMAGENET_MARK = "patch_embed1.proj.weight"
@@ -51,32 +54,77 @@ def read_state_dict(path: Path | str) -> StateDict:
     if strange or not content:
         named = ", ".join(strange[:_SHOWN]) or "an empty mapping"
         raise ModelError(f"weights file {path}: expected tensors only, got something else in: {named}")
+    _check_sizes(content, path)
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def _read_torch(path: Path) -> Any:
+    return load_tensors(path, f"weights file {path}", ModelError)
+
+
+def load_tensors(path: Path, what: str, kind: type[MmPerceptionError]) -> Any:
+    """What torch.save wrote: tensors and plain containers. Nothing else is made, and no more than the file holds.
+
+    Args:
+        what: how messages name the file. kind: of the errors.
+
+    Raises:
+        kind: damaged, other objects, compressed, or tensors of more elements than the file has bytes for.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"weights file {path}: is damaged or holds more than tensors and plain containers ({reason}); "
+        reason = (str(error).splitlines() or ["it does not say why"])[0]
+        raise kind(
+            f"{what}: is damaged or holds more than tensors and plain containers ({reason}); "
             "save its state_dict alone and try again"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"weights file {path}: cannot be read ({error})") from error
+    except Exception as error:  # the unpickler lets whatever a damaged file leads to through
+        reason = (str(error).splitlines() or ["it does not say why"])[0]
+        raise kind(f"{what}: cannot be read ({type(error).__name__}: {reason[:300]})") from error
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError for an archive that unpacks to much more than itself; torch.save compresses nothing."""
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        if size > _LARGEST_LEGACY:
+            raise ValueError(f"a file of the format before torch 1.6 of more than {_LARGEST_LEGACY} bytes")
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > size + MAX_CHECKPOINT_OVERHEAD:
+        raise ValueError("the archive's entries say that they are larger than the archive")
+    described = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+    if any(entry.file_size > MAX_PICKLE_BYTES for entry in described):
+        raise ValueError(f"the description of the tensors is larger than {MAX_PICKLE_BYTES} bytes")
+
+
+def _check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ModelError for tensors that claim more than the file holds: a view may repeat one number for ever."""
+    size = path.stat().st_size
+    for key, value in state.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise ModelError(f"weights file {path}: {key}: expected a plain tensor, got {value.layout} {value.dtype}")
+        if value.numel() * value.element_size() > size:
+            raise ModelError(f"weights file {path}: {key}: {tuple(value.shape)} is more than its {size} bytes hold")
 
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ModelError(f"weights file {path}: needs the package safetensors (pip install safetensors)") from error
     try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > min(MAX_SAFETENSORS_HEADER, path.stat().st_size):
+            raise ValueError(f"a header of {header} bytes")
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"weights file {path}: cannot be read ({error})") from error
+    except Exception as error:  # the bindings know types that torch has no name for
+        raise ModelError(f"weights file {path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def infer_variant(state: Mapping[str, Tensor], where: str) -> str:

@@ -150,16 +150,23 @@ class _Straightener:
 
     def __init__(self, camera: CameraModel) -> None:
         self.camera = camera
-        k, size = camera.intrinsics, (camera.width, camera.height)
-        self.straight = CameraModel(*size, k, np.zeros(0), "", camera.frame_id)
-        lens: Callable[..., Any] = cv2.initUndistortRectifyMap
-        if camera.distortion_model == "equidistant":
-            lens = cv2.fisheye.initUndistortRectifyMap
-        self._maps = lens(k, camera.distortion, np.eye(3), k, size, cv2.CV_16SC2)
+        self.straight = CameraModel(camera.width, camera.height, camera.intrinsics, np.zeros(0), "", camera.frame_id)
+        self._maps: tuple[Any, Any] | None = None
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if image.shape[:2] != (self.camera.height, self.camera.width):
             raise CalibrationError(
                 f"calibrated for {self.camera.width}x{self.camera.height}, image of {image.shape[1]}x{image.shape[0]}"
             )
+        if self._maps is None:  # made for the first image of the right size: a CameraInfo may name any
+            self._maps = _undistortion_maps(self.camera)
         return np.asarray(cv2.remap(image, self._maps[0], self._maps[1], cv2.INTER_LINEAR), np.uint8)
+
+
+def _undistortion_maps(camera: CameraModel) -> tuple[Any, Any]:
+    k, size = camera.intrinsics, (camera.width, camera.height)
+    lens: Callable[..., Any] = cv2.initUndistortRectifyMap
+    if camera.distortion_model == "equidistant":
+        lens = cv2.fisheye.initUndistortRectifyMap
+    maps = lens(k, camera.distortion, np.eye(3), k, size, cv2.CV_16SC2)
+    return maps[0], maps[1]

@@ -180,7 +180,7 @@ def replay_bag(
 
     with BagReader(path) as bag:
         reference_topic = rig.sensor(rig.reference).input_topic
-        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)))
+        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)), rig.sensor(rig.reference).pixel_limit)
         objects = DetectionTruth(bag, rig.objects, rig.object_states)
         total = bag.count(reference_topic)
         for observation in observations(bag, intake):
@@ -203,6 +203,7 @@ def replay_bag(
             if on_progress is not None:
                 on_progress(max(report.segmented, report.detected), total)
         report.dropped.update(labels.dropped + objects.dropped)
+        report.dropped.update(bag.dropped)
         report.scored = labels.scored
         report.scores = labels.confusion.scores() if labels.scored else None
         report.detection_scored, report.detection_scores = objects.scored, objects.scores()

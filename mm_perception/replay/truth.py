@@ -14,6 +14,7 @@ from mm_perception.codec.fields import decode_stamp
 from mm_perception.codec.image import decode_labels
 from mm_perception.codec.objects import TrueObjects, decode_objects
 from mm_perception.core.errors import BagError, DataError, MmPerceptionError
+from mm_perception.core.limits import MAX_PIXELS
 from mm_perception.core.types import Detections3D, LabelImage, SegmentationMap
 from mm_perception.geometry.boxes import moved_on, transformed_boxes
 from mm_perception.geometry.transforms import RigidTransform
@@ -75,8 +76,12 @@ class _Stream(Generic[T]):
 
 
 class _Labels(_Stream[LabelImage]):
+    def __init__(self, bag: BagReader, topic: str, max_pixels: int) -> None:
+        super().__init__(bag, topic, 0)
+        self._max_pixels = max_pixels
+
     def decode(self, message: object) -> LabelImage:
-        return decode_labels(message)
+        return decode_labels(message, self._max_pixels)
 
     def stamp_ns(self, item: LabelImage) -> int:
         return item.stamp_ns
@@ -122,10 +127,10 @@ class SegmentationTruth:
         scored: label images that met a result.
     """
 
-    def __init__(self, bag: BagReader, topic: str, num_classes: int) -> None:
+    def __init__(self, bag: BagReader, topic: str, num_classes: int, max_pixels: int = MAX_PIXELS) -> None:
         self.confusion = ConfusionMatrix(num_classes)
         self.scored = 0
-        self._labels = _Labels(bag, topic, 0)
+        self._labels = _Labels(bag, topic, max_pixels)
 
     @property
     def dropped(self) -> Counter[str]:

@@ -19,9 +19,11 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import MmPerceptionError
-from mm_perception.core.processes import end_children
+from mm_perception.core.processes import die_with_parent, end_children
+from mm_perception.core.progress import Caution
 from mm_perception.engines.load import why_not
 from mm_perception.pipeline.perception import Perception, build_perception
+from mm_perception.ros.arguments import check_arguments
 from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.params import declare_settings
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 STOP_WITHIN_S = 1.0
 """What an inference that is under way may take when the node stops."""
+PARENT_VARIABLE = "MM_PERCEPTION_PARENT"
+"""Of the environment: the process with this id has started the node for itself, and the node ends with it."""
 _HEARTBEAT_S = 1.0
 _WAIT_S = 0.02
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -194,7 +198,10 @@ class FusionNode(LifecycleNode):
     def _on_progress(self, text: str) -> None:
         """Called in the thread that loads or builds."""
         self._progress = text
-        self.get_logger().info(text)
+        if isinstance(text, Caution):
+            self.get_logger().warning(text)
+        else:
+            self.get_logger().info(text)
         self._say_progress(f"starting: {text}")
 
     def _say_progress(self, text: str) -> None:
@@ -273,7 +280,10 @@ def main(args: list[str] | None = None) -> int:
     """
     node: FusionNode | None = None
     code = 0
+    if parent := os.environ.get(PARENT_VARIABLE):
+        die_with_parent(int(parent))
     try:
+        check_arguments(sys.argv[1:] if args is None else args)
         rclpy.init(args=args)
         node = FusionNode()
         early = start(node)

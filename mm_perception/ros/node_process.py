@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mm_perception.ros.fusion_node import PARENT_VARIABLE
+
 
 class NodeProcess(subprocess.Popen[bytes]):
     """Starts `fusion_node`; leaves no process behind if `stop` is called."""
@@ -24,7 +26,8 @@ class NodeProcess(subprocess.Popen[bytes]):
         for name, value in parameters.items():
             line += ["-p", f"{name}:={value or repr('')}"]
         self._log = log_path.open("wb")
-        super().__init__(line, stdout=self._log, stderr=subprocess.STDOUT, env=os.environ.copy())
+        environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+        super().__init__(line, stdout=self._log, stderr=subprocess.STDOUT, env=environment)
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """Interrupts the node as a user would and waits for its end; returns its exit code."""

@@ -23,6 +23,7 @@ OUTPUTS = (
     "~/output/detection_markers",
     "~/output/detection_overlay",
     "~/output/detected_objects",
+    "~/output/perception_status",
 )
 """What the node publishes, whichever models it runs."""
 NODE_TOPICS = ("/parameter_events", "/rosout", "~/transition_event")

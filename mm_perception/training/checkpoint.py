@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mm_perception.core.config import to_mapping
 from mm_perception.core.errors import TrainingError
 from mm_perception.core.scratch import scratch_file
 from mm_perception.engines.card import ModelCard
+from mm_perception.models.checkpoint import load_tensors
 from mm_perception.training.recipe import Recipe
 from mm_perception.training.samples import SampleSource, source_digest
 
@@ -72,10 +72,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(f"checkpoint {path}: does not exist, there is nothing to resume")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"checkpoint {path}: is damaged or cut off ({reason}); delete it to start anew") from error
+        content = load_tensors(path, f"checkpoint {path}", TrainingError)
+    except TrainingError as error:
+        raise TrainingError(f"checkpoint {path}: is damaged or cut off; delete it to start anew ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"checkpoint {path}: is no checkpoint of format {FORMAT}")
     return content

@@ -22,6 +22,7 @@ from mm_perception.core.errors import DataError, TrainingError
 from mm_perception.core.scratch import scratch_file
 from mm_perception.metrics.detection import DetectionMetric, DetectionScores, matched_frames
 from mm_perception.metrics.nuscenes_format import scored_boxes
+from mm_perception.models.checkpoint import read_state_dict
 from mm_perception.models.deepinteraction.boxes import RawBoxes
 from mm_perception.models.deepinteraction.decoder import Decoded
 from mm_perception.models.deepinteraction.model import heatmap_layer, untrained_detector
@@ -127,14 +128,14 @@ class DetectorTraining:
             self.save()
         best = self.out / f"{self.stage}.pt"
         if best.is_file():
-            self.network.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+            self.network.load_state_dict(read_state_dict(best))
         return self.validate().scores()
 
     def _begin_stage(self) -> None:
         """Chooses what learns; the second stage goes on from the best weights of the first."""
         first = self.out / "lidar.pt"
         if self.stage == "fusion" and self.at.step == 0 and first.is_file():
-            self.network.load_state_dict(torch.load(first, weights_only=True)["state_dict"])
+            self.network.load_state_dict(read_state_dict(first))
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(in_lidar_stream(name) == (self.stage == "lidar"))
         groups = parameter_groups(nn.ModuleList([self.network, self.hills]), self.recipe.weight_decay)

@@ -140,7 +140,7 @@ def _made_from(folder: Path) -> object:
     """What a folder of frames was made from; None: it is no such folder."""
     try:
         return json.loads((folder / "meta.json").read_text())["made_from"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mm_perception import __version__
+from mm_perception.core.config import from_mapping
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import read_json
 from mm_perception.engines.card import WeightsCard
+from mm_perception.engines.onnx_file import check_onnx_file
 from mm_perception.engines.stamp import differences, file_sha256, installed_version, stamp_path
 from mm_perception.engines.tensorrt.device import Gpu
 from mm_perception.engines.tensorrt.library import Library
@@ -120,6 +124,7 @@ def weight_files(path: Path) -> list[str]:
     """Names of the files in which an ONNX file's weights lie, where they lie apart. Parses the file."""
     import onnx
 
+    check_onnx_file(path)
     model = onnx.load(str(path), load_external_data=False)
     names: dict[str, None] = {}
     for one in model.graph.initializer:
@@ -139,13 +144,13 @@ def hashes(path: Path, apart: Sequence[str]) -> dict[str, str]:
 
 def read_engine_stamp(engine: Path) -> EngineStamp | None:
     """The stamp of an engine; None where it is missing or unreadable."""
+    path = stamp_path(engine)
     try:
-        data: Any = json.loads(stamp_path(engine).read_text(encoding="utf-8"))
-        key = {**data["key"], "keep_fp32": tuple(data["key"]["keep_fp32"])}
-        kept, steps = tuple(data["kept"]), tuple(data["steps"])
-        return EngineStamp(**{**data, "key": EngineKey(**key), "kept": kept, "steps": steps})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        stamp = from_mapping(EngineStamp, read_json(path), str(path))
+        BuildSettings.of(stamp.key.build)
+    except (ConfigError, TypeError, ValueError, KeyError, AttributeError):
         return None
+    return stamp
 
 
 def engine_problems(engine: Path, stamp: EngineStamp | None, key: EngineKey, adopt: bool) -> list[str]:
@@ -181,13 +186,13 @@ def _what_fits(kept: EngineKey, key: EngineKey, adopt: bool) -> EngineKey:
     ) >= (8, 0):
         fits |= {name: getattr(kept, name) for name in ("gpu", "compute_capability", "driver")}
     newer, older = _numbers(key.version), _numbers(kept.version)
-    if kept.build.get("version_compatible") and newer[0] == older[0] and newer >= older:
+    if kept.build.get("version_compatible") and newer[:1] == older[:1] and newer >= older:
         fits["version"] = kept.version
     return dataclasses.replace(key, **fits)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if part.isascii() and part.isdigit() and len(part) < 10)
 
 
 def adopted(settings: TensorRtSettings, stamp: EngineStamp | None) -> TensorRtSettings:
