@@ -26,8 +26,9 @@ from mm_perception.pipeline.perception import Perception, build_perception
 from mm_perception.ros.arguments import check_arguments
 from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
 from mm_perception.ros.messages import RclpyMessages, message_class
+from mm_perception.ros.outputs import Outputs
 from mm_perception.ros.params import declare_settings
-from mm_perception.ros.perception_run import Outputs, PerceptionRun, forget_destroyed
+from mm_perception.ros.perception_run import PerceptionRun, forget_destroyed
 from mm_perception.ros.qos import output_qos
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from mm_perception.codec.detections import (
     encode_velocities,
 )
 from mm_perception.codec.encode import encode_image, encode_label_info
+from mm_perception.codec.status import encode_perception_status
 from mm_perception.core.types import Detections3D, ImageFrame, SegmentationMap
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard
@@ -24,6 +25,8 @@ from mm_perception.pipeline.detection import DetectionOutcome
 from mm_perception.pipeline.detection_overlay import draw_mosaic
 from mm_perception.pipeline.lidar_view import DetectorTaps
 from mm_perception.pipeline.overlay import class_colors, draw_overlay
+from mm_perception.pipeline.perception import Perception
+from mm_perception.pipeline.sight import Sight
 from mm_perception.ros.messages import RclpyMessages, autoware_available, message_class
 from mm_perception.ros.qos import output_qos
 
@@ -121,3 +124,33 @@ class DetectionOutputs:
             "detection_markers.subscribers": self._markers.get_subscription_count(),
             "detection_velocities.subscribers": self._velocities.get_subscription_count(),
         }
+
+
+class Outputs:
+    """The node's publishers of results; they exist from configuration to clean-up."""
+
+    def __init__(self, node: Node, factory: RclpyMessages, perception: Perception) -> None:
+        segmentation, detection = perception.segmentation, perception.detection
+        self._node, self._factory, self._rig = node, factory, perception.rig.name
+        self._name = f"{node.get_fully_qualified_name().lstrip('/')}: perception"
+        status = message_class("diagnostic_msgs/msg/DiagnosticStatus")
+        self._status = node.create_publisher(status, "~/output/perception_status", output_qos())
+        self.segmentation = SegmentationOutputs(node, factory, segmentation.card) if segmentation else None
+        self.detection = DetectionOutputs(node, factory, detection.card, detection.taps) if detection else None
+
+    def publish_sight(self, sight: Sight) -> None:
+        """Says what a set is worth; before its results."""
+        self._status.publish(encode_perception_status(self._factory, self._name, sight, self._rig))
+
+    def subscribers(self) -> dict[str, int]:
+        """Of the topics that a session waits for."""
+        found: dict[str, int] = {}
+        for one in (self.segmentation, self.detection):
+            found |= one.subscribers() if one is not None else {}
+        return found
+
+    def destroy(self) -> None:
+        for one in (self.segmentation, self.detection):
+            if one is not None:
+                one.destroy()
+        self._node.destroy_publisher(self._status)

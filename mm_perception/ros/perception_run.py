@@ -11,7 +11,6 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from mm_perception.codec.status import encode_perception_status
 from mm_perception.core.errors import MmPerceptionError
 from mm_perception.core.settings import FusionSettings
 from mm_perception.core.types import ImageFrame
@@ -20,10 +19,10 @@ from mm_perception.pipeline.perception import Perception, PerceptionResult
 from mm_perception.pipeline.sight import Sight, TaskSight
 from mm_perception.ros.diagnostics import InputWatch, ResultWatch, Status, clock_status, pipeline_status
 from mm_perception.ros.message_filters_policy import MessageFiltersSynchronizer
-from mm_perception.ros.messages import RclpyMessages, message_class
+from mm_perception.ros.messages import message_class
 from mm_perception.ros.monitors import SteadyFrom
-from mm_perception.ros.outputs import DetectionOutputs, SegmentationOutputs
-from mm_perception.ros.qos import input_policy, output_qos
+from mm_perception.ros.outputs import Outputs
+from mm_perception.ros.qos import input_policy
 from mm_perception.ros.subscriptions import AdaptiveSubscription
 from mm_perception.ros.worker import InferenceWorker
 
@@ -37,36 +36,6 @@ STARVED_NS = 20_000_000
 """A message that waited longer than this for the executor shows that there is too little time for all of them."""
 _LONGEST_QUEUE_S = 60.0
 _Arrived = tuple[int, list[InputTopic], Any]
-
-
-class Outputs:
-    """The node's publishers of results; they exist from configuration to clean-up."""
-
-    def __init__(self, node: Node, factory: RclpyMessages, perception: Perception) -> None:
-        segmentation, detection = perception.segmentation, perception.detection
-        self._node, self._factory, self._rig = node, factory, perception.rig.name
-        self._name = f"{node.get_fully_qualified_name().lstrip('/')}: perception"
-        status = message_class("diagnostic_msgs/msg/DiagnosticStatus")
-        self._status = node.create_publisher(status, "~/output/perception_status", output_qos())
-        self.segmentation = SegmentationOutputs(node, factory, segmentation.card) if segmentation else None
-        self.detection = DetectionOutputs(node, factory, detection.card, detection.taps) if detection else None
-
-    def publish_sight(self, sight: Sight) -> None:
-        """Says what a set is worth; before its results."""
-        self._status.publish(encode_perception_status(self._factory, self._name, sight, self._rig))
-
-    def subscribers(self) -> dict[str, int]:
-        """Of the topics that a session waits for."""
-        found: dict[str, int] = {}
-        for one in (self.segmentation, self.detection):
-            found |= one.subscribers() if one is not None else {}
-        return found
-
-    def destroy(self) -> None:
-        for one in (self.segmentation, self.detection):
-            if one is not None:
-                one.destroy()
-        self._node.destroy_publisher(self._status)
 
 
 class PerceptionRun:
