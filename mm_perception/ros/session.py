@@ -18,6 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from mm_perception.bags.reader import BagReader
 from mm_perception.codec.image import decode_pixels
+from mm_perception.codec.status import decode_perception_status
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import RigConfig
 from mm_perception.core.settings import OFF, FusionSettings
@@ -42,6 +43,7 @@ class SessionResult:
         segmentations: (H, W) uint8 class ids by stamp [ns].
         overlays: (H, W, 3) RGB by stamp [ns], if they were asked for and not handed on.
         detections: vision_msgs/Detection3DArray by stamp [ns].
+        sights: values of perception_status by stamp [ns].
         classes: names from label_info.
         status: diagnostic values by status name, of the last /diagnostics.
         exit_code: of the node's process.
@@ -51,6 +53,7 @@ class SessionResult:
     segmentations: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     overlays: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     detections: dict[int, Any] = field(default_factory=dict)
+    sights: dict[int, dict[str, str]] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     status: dict[str, dict[str, str]] = field(default_factory=dict)
     exit_code: int | None = None
@@ -225,6 +228,8 @@ class FusionSession:
         if "segmentation" in self._awaited:
             label_info = message_class("vision_msgs/msg/LabelInfo")
             create(label_info, f"{base}/label_info", self._take_label_info, output_qos(latched=True))
+        status = message_class("diagnostic_msgs/msg/DiagnosticStatus")
+        create(status, f"{base}/perception_status", self._take_sight, output_qos(depth=50))
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         create(diagnostics, "/diagnostics", self._take_diagnostics, output_qos(depth=50))
 
@@ -244,6 +249,10 @@ class FusionSession:
     def _take_detections(self, msg: Any) -> None:
         self._came["detections"] += 1
         self.result.detections[header_stamp_ns(msg)] = msg
+
+    def _take_sight(self, msg: Any) -> None:
+        stamp_ns, values = decode_perception_status(msg)
+        self.result.sights[stamp_ns] = values
 
     def _take_label_info(self, msg: Any) -> None:
         self.result.classes = [entry.class_name for entry in msg.class_map]

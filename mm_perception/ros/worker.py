@@ -183,7 +183,8 @@ class InferenceWorker:
             self._on_problem("bundle", error)
             self._on_drop(observation, error)
             return
-        degraded = result.detection.degraded if result.detection is not None else {}
+        tasks = result.sight.tasks.values() if result.sight is not None else ()
+        degraded = {what for task in tasks for what in task.reasons if what != "result"}
         for task, failure in result.failures.items():
             self._on_problem(task, failure)
         with self._condition:
