@@ -14,7 +14,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of processor time, however busy the machine is, and bytes of resident memory at the peak beyond those before."""
+    """Seconds of processor time, however busy the machine is, and bytes of memory at the peak beyond those before."""
 
     seconds: float
     bytes: int

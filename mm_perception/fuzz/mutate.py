@@ -143,7 +143,7 @@ def _mutated_value(value: Any, rng: Random) -> Any:
 def _mutated_array(values: NDArray[Any], rng: Random) -> NDArray[Any]:
     if values.dtype == np.uint8:
         return np.frombuffer(mutated_bytes(values.tobytes(), rng), np.uint8)
-    changed = values.copy()
+    changed: NDArray[Any] = values.copy()
     if changed.size and rng.random() < 0.8:
         changed[rng.randrange(changed.size)] = rng.choice(_REAL if changed.dtype.kind == "f" else (0, 1, 127))
     elif rng.random() < 0.5:
