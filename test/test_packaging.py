@@ -33,8 +33,9 @@ FROM_PIP = {
     "modelopt",
     "backports",
     "compression",
+    "lz4",  # with rosbags, as backports
 }
-OPTIONAL = {"message_filters"}
+OPTIONAL = {"message_filters", "atheris"}
 
 
 def test_package_xml_is_of_format_3_and_python():

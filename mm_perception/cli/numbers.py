@@ -14,6 +14,7 @@ MAX_COUNT = 10_000_000
 MAX_SIDE_PX = 8192
 MAX_MINUTES = 100_000.0
 
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -32,10 +33,7 @@ def real(minimum: float, maximum: float) -> Callable[[str], float]:
     """A finite number in [minimum, maximum]."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = float(text) if _REAL.fullmatch(text) else math.nan
         if not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError(f"expected a number in [{minimum:g}, {maximum:g}], got {text[:40]!r}")
         return value

@@ -28,7 +28,9 @@ DEAR = ("mcap", "db3", "metadata")
 
 @pytest.mark.parametrize("path", sorted(CORPUS.rglob("*.bin")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_what_was_found_once_stays_mended(path):
-    finding = check_input(TARGETS[path.parent.name], path.read_bytes())
+    target = TARGETS[path.parent.name]
+    runs_clean(target, b"")  # what is imported once is no cost of an input
+    finding = check_input(target, path.read_bytes())
     assert finding is None, finding
 
 
@@ -88,7 +90,7 @@ def broken(kind: str) -> Target:
         if kind == "large":
             np.ones(10_000_000)
         if kind == "crash":
-            os.abort()
+            os._exit(3)
 
     target = Target(kind, lambda rng: rng.randbytes(8), run, 1)
     wanted.append(input_of(target, 0, 3))

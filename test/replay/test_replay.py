@@ -115,3 +115,13 @@ def test_info_lists_topics(demo_bag, capsys):
     assert "/sim/events" in capsys.readouterr().out
     assert main(["info"]) == 0
     assert "demo" in capsys.readouterr().out
+
+
+def test_a_damaged_chunk_is_a_named_drop_and_the_rest_is_replayed(perception, demo_bag, tmp_path):
+    data = bytearray(demo_bag.read_bytes())
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "damaged.mcap"
+    path.write_bytes(data)
+    report = replay_bag(path, perception)
+    lost = {reason: count for reason, count in report.dropped.items() if "damaged chunk" in reason}
+    assert lost and sum(lost.values()) > 0 and 0 < report.segmented <= 6
