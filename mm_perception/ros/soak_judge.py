@@ -64,12 +64,14 @@ class Verdict:
         named_after_s: since its start.
         recovered_after_s: from its end (of its pair, if it has one) until all levels were OK and stayed so until the
             next fault; None: they did not.
+        still: what was not OK last after its end, in words; "": nothing was.
     """
 
     fault: Fault
     named_by: str
     named_after_s: float | None
     recovered_after_s: float | None
+    still: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -96,7 +98,9 @@ def judge(group: Sequence[Fault], history: Sequence[Snapshot]) -> list[Verdict]:
     end_s = max(fault.end_s for fault in group)
     recovered_s = _recovery(end_s, history)
     after_s = None if recovered_s is None else recovered_s - end_s
-    return [Verdict(fault, *_naming(fault, history), after_s) for fault in group]
+    bad = [one for one in history if one.at_s >= end_s and not one.is_ok]
+    still = "; ".join(f"{name}: {text}" for name, text in bad[-1].troubles().items()) if bad else ""
+    return [Verdict(fault, *_naming(fault, history), after_s, still) for fault in group]
 
 
 def _naming(fault: Fault, history: Sequence[Snapshot]) -> tuple[str, float | None]:
