@@ -21,6 +21,8 @@ SLOPE_AFTER_S = 600.0
 """Memory is judged by slopes over at least this long: what caches and allocators do is no slope of a minute."""
 HARMLESS = "subscribers"
 """The kind that must cause no trouble at all."""
+_NO_SIGN = "dropped.superseded"
+"""The latest set wins: what a busy machine passes over is no fault of a sensor."""
 _COUNTERS = ("dropped.", "rejected.", "decoder.", "incompatible_qos.", "lost")
 
 
@@ -51,8 +53,8 @@ class Snapshot:
 
 def seen_values(level: int, message: str, values: Mapping[str, str]) -> Seen:
     """Keeps of a status what is judged."""
-    counters = {key: int(text) for key, text in values.items() if key.startswith(_COUNTERS) and text.isdigit()}
-    return Seen(level, message, counters)
+    counts = {key: int(text) for key, text in values.items() if key.startswith(_COUNTERS) and text.isdigit()}
+    return Seen(level, message, {key: n for key, n in counts.items() if key != _NO_SIGN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,14 @@ def test_faults_that_overlap_are_judged_together():
 
 
 def test_only_counters_of_what_went_wrong_are_kept():
-    values = {"dropped.late": "2", "lost": "unknown", "rejected.DataError": "1", "received": "9", "age_ms": "3.1"}
+    values = {
+        "dropped.superseded": "7",
+        "dropped.late": "2",
+        "lost": "unknown",
+        "rejected.DataError": "1",
+        "received": "9",
+        "age_ms": "3.1",
+    }
     assert seen_values(1, "text", values).counters == {"dropped.late": 2, "rejected.DataError": 1}
 
 
