@@ -186,6 +186,7 @@ def _row(verdict: Verdict) -> dict[str, Any]:
         "named_by": verdict.named_by,
         "named_after_s": _rounded(verdict.named_after_s),
         "recovered_after_s": _rounded(verdict.recovered_after_s),
+        "still": verdict.still,
     }
 
 

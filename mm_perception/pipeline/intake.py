@@ -277,8 +277,7 @@ class Intake:
         known[stamp_ns] = health
         if len(known) > _HEALTH_KEPT:
             del known[next(iter(known))]
-        encoding = getattr(msg, "encoding", getattr(msg, "format", ""))
-        form = (health.shape, str(encoding), measurement.frame_id)
+        form = (health.shape, _encoding(msg), measurement.frame_id)
         before, self._form[name] = self._form.get(name, form), form
         if form != before and self._on_change is not None:
             what = zip(("size", "encoding", "frame"), before, form, strict=True)
@@ -393,6 +392,13 @@ def make_synchronizer(rig: RigConfig, used: Collection[str] | None = None) -> Sy
         if sensor.name != rig.reference
     ]
     return Synchronizer(rig.reference, streams, round(rig.max_wait_ms * _MS))
+
+
+def _encoding(msg: Any) -> str:
+    """Of images and events; of point clouds the fields: drivers and their versions differ in them."""
+    if hasattr(msg, "fields"):
+        return " ".join(str(one.name) for one in msg.fields)
+    return str(getattr(msg, "encoding", getattr(msg, "format", "")))
 
 
 def _join_events(sensor: SensorConfig, items: tuple[Measurement, ...], stamp_ns: int) -> EventPacket:

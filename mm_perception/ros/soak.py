@@ -38,7 +38,7 @@ from mm_perception.sim.drive_loop import DriveLoop
 from mm_perception.sim.faults import Fault
 
 READY_WITHIN_S = 300.0
-SETTLED_WITHIN_S = 120.0
+SETTLED_WITHIN_S = 300.0
 SETTLE_S = 15.0
 """After the node is active, before the first fault: expected rates are learned of 20 messages."""
 PAUSE_S = 6.0
@@ -117,13 +117,11 @@ class SoakSession:
         """
         self.report = SessionReport()
         self._rig = rig
-        self._log_path = log_path
         self._history: deque[Snapshot] = deque(maxlen=5000)
         self._blind = BlindWatch()
         self._start_s: float | None = None
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-        self._process = NodeProcess(dict(parameters) | ({"use_sim_time": "true"} if with_clock else {}), log_path)
         self._node: Node = rclpy.create_node("soak", context=self._context)
         self._visitor: Node = rclpy.create_node("visitor", context=self._context)
         self._visits: list[Any] = []
@@ -133,6 +131,7 @@ class SoakSession:
         self._executor.add_node(self._visitor)
         self._vehicle = LiveVehicle(self._node, rig, loop, with_clock)
         self._subscribe()
+        self._process = NodeProcess(dict(parameters) | ({"use_sim_time": "true"} if with_clock else {}), log_path)
 
     def __enter__(self) -> SoakSession:
         return self

@@ -21,6 +21,8 @@ SLOPE_AFTER_S = 600.0
 """Memory is judged by slopes over at least this long: what caches and allocators do is no slope of a minute."""
 HARMLESS = "subscribers"
 """The kind that must cause no trouble at all."""
+_NO_SIGN = "dropped.superseded"
+"""The latest set wins: what a busy machine passes over is no fault of a sensor."""
 _COUNTERS = ("dropped.", "rejected.", "decoder.", "incompatible_qos.", "lost")
 
 
@@ -51,8 +53,8 @@ class Snapshot:
 
 def seen_values(level: int, message: str, values: Mapping[str, str]) -> Seen:
     """Keeps of a status what is judged."""
-    counters = {key: int(text) for key, text in values.items() if key.startswith(_COUNTERS) and text.isdigit()}
-    return Seen(level, message, counters)
+    counts = {key: int(text) for key, text in values.items() if key.startswith(_COUNTERS) and text.isdigit()}
+    return Seen(level, message, {key: n for key, n in counts.items() if key != _NO_SIGN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class Verdict:
         named_after_s: since its start.
         recovered_after_s: from its end (of its pair, if it has one) until all levels were OK and stayed so until the
             next fault; None: they did not.
+        still: what was not OK last after its end, in words; "": nothing was.
     """
 
     fault: Fault
     named_by: str
     named_after_s: float | None
     recovered_after_s: float | None
+    still: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -96,7 +100,9 @@ def judge(group: Sequence[Fault], history: Sequence[Snapshot]) -> list[Verdict]:
     end_s = max(fault.end_s for fault in group)
     recovered_s = _recovery(end_s, history)
     after_s = None if recovered_s is None else recovered_s - end_s
-    return [Verdict(fault, *_naming(fault, history), after_s) for fault in group]
+    bad = [one for one in history if one.at_s >= end_s and not one.is_ok]
+    still = "; ".join(f"{name}: {text}" for name, text in bad[-1].troubles().items()) if bad else ""
+    return [Verdict(fault, *_naming(fault, history), after_s, still) for fault in group]
 
 
 def _naming(fault: Fault, history: Sequence[Snapshot]) -> tuple[str, float | None]:
