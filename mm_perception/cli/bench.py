@@ -1,4 +1,4 @@
-"""`mm-perception bench codec|sync|engines|gpu|transport`: measurements; nothing here is a test."""
+"""`mm-perception bench codec|sync|engines|gpu|transport|overload`: measurements; nothing here is a test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ BENCHES = {
     "sync": "this package's synchronizer against message_filters' on the same streams",
     "engines": "milliseconds per inference of each engine",
     "transport": "how many raw images and clouds arrive between two processes over ROS 2, by publisher and QoS",
+    "overload": "how old results get when a live node is sent more sets than it can infer",
     "gpu": "networks and pipeline on an NVIDIA GPU, beside its roofline",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli import numbers
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import write_json
 
 if TYPE_CHECKING:
     from mm_perception.ros.transport import TransportFigures
@@ -22,8 +24,10 @@ SIZES = "640x480,1280x720,1920x1080,2MB"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--sizes", default=SIZES, help="WIDTHxHEIGHT (rgb8 image) or <n>MB (cloud), comma separated")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each publisher sends")
-    parser.add_argument("--rate", type=float, default=10.0, help="messages per second")
+    parser.add_argument(
+        "--seconds", type=numbers.real(0.1, 86_400.0), default=20.0, help="how long each publisher sends"
+    )
+    parser.add_argument("--rate", type=numbers.real(0.01, 1000.0), default=10.0, help="messages per second")
     parser.add_argument(
         "--publishers", default="reliable,best_effort", help="reliability of the publishers, comma separated"
     )
@@ -34,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the subscription, as in a rig",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: rclpy is not installed, or an option cannot be used.
     """
+    check_files(args, {"json": "json"})
     try:
         from mm_perception.ros.transport import measure_transport, parse_load
     except ImportError as error:
@@ -51,8 +57,6 @@ def run(args: argparse.Namespace) -> int:
         parse_load(size)
     if wrong := [name for name in publishers if name not in ("reliable", "best_effort")]:
         raise ConfigError(f"--publishers: expected reliable or best_effort, got {', '.join(wrong)!r}")
-    if args.seconds <= 0 or args.rate <= 0:
-        raise ConfigError(f"--seconds, --rate: expected more than 0, got {args.seconds:g} and {args.rate:g}")
     figures = [
         measure_transport(size, publisher, asked=args.reliability, seconds=args.seconds, rate_hz=args.rate)
         for size in sizes
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     Console().print(_table(figures, args.rate))
     if args.json:
-        args.json.write_text(json.dumps([asdict(one) for one in figures], indent=2) + "\n")
+        write_json(args.json, [asdict(one) for one in figures], args.overwrite)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli import numbers
 from mm_perception.cli.demo import DEMO_RATE_HZ, choose_detector, choose_own_domain, demo_bag
+from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.files import write_json
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.engines.detector_card import find_detector_card
@@ -40,23 +42,27 @@ WARM_UP_S, WARM_UP_SHARE = 60.0, 0.1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long the vehicle drives")
-    parser.add_argument("--seed", type=int, default=1, help="of the faults")
+    parser.add_argument(
+        "--minutes", type=numbers.real(0.1, numbers.MAX_MINUTES), default=30.0, help="how long the vehicle drives"
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=1, help="of the faults")
     parser.add_argument("--rig", default="sim", help="a shipped simulated vehicle: sim or demo (no six cameras)")
-    parser.add_argument("--rate", type=float, default=1.0, help="sets per second: 4 / n; the machine must keep up")
+    parser.add_argument(
+        "--rate", type=numbers.real(0.01, 1000.0), default=1.0, help="sets per second: 4 / n; the machine must keep up"
+    )
     parser.add_argument("--faults", default="all", help=f"all, none, or some of: {', '.join(KINDS)}")
     parser.add_argument("--model", default=FusionSettings().model, help="segmentation card, or none")
     parser.add_argument("--detector", help="3D detection card, or none (default: the shipped one, if it fits)")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--json", type=Path, help="file for the whole report")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report")
     parser.add_argument("--log", type=Path, default=Path("out/soak"), help="folder for the nodes' logs")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Drives, prints and writes; 0 if everything held that is promised, else 1."""
     console = Console()
-    if args.minutes <= 0:
-        raise ConfigError(f"--minutes: expected more than 0, got {args.minutes:g}")
+    check_files(args, {"json": "json"})
     rig, kinds = load_rig(args.rig), _kinds(args.faults)
     detector = choose_detector(rig, args.detector)
     parameters = {
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         "diagnostics_period_s": "0.5",
     } | ({"output_frame": "base_link"} if detector else {})
     lidar = detector_taps(find_detector_card(detector), rig).lidar if detector else ""
-    loop = _loop(args.rig, rig, args.rate, console)
+    loop = endless_drive(args.rig, rig, args.rate, console)
     choose_own_domain()
     try:
         import mm_perception.ros.soak  # noqa: F401
@@ -95,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     facts = _facts(args, reports, {name: span_s for name, span_s, *_ in plans})
     _print(console, facts)
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(args.json, facts, args.overwrite)
         console.print(f"report: {args.json}")
     return 0 if all(one["holds"] for one in facts["promises"].values()) else 1
 
@@ -111,7 +116,7 @@ def _kinds(text: str) -> list[str]:
     return kinds
 
 
-def _loop(name: str, rig: RigConfig, rate_hz: float, console: Console) -> DriveLoop:
+def endless_drive(name: str, rig: RigConfig, rate_hz: float, console: Console) -> DriveLoop:
     """The demo's drive without end, with fewer images of the reference, by which sets come.
 
     Raises:

@@ -18,14 +18,15 @@ class NodeProcess(subprocess.Popen[bytes]):
     def __init__(self, parameters: Mapping[str, str], log_path: Path) -> None:
         """Args:
         parameters: of the node.
-        log_path: where its output goes.
+        log_path: where its output is appended.
         """
         self._log_path = log_path
         log_path.parent.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-m", "mm_perception.ros.fusion_node", "--ros-args"]
         for name, value in parameters.items():
             line += ["-p", f"{name}:={value or repr('')}"]
-        self._log = log_path.open("wb")
+        self._log = log_path.open("ab")
+        self._log_start = self._log.tell()
         environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
         super().__init__(line, stdout=self._log, stderr=subprocess.STDOUT, env=environment)
 
@@ -42,7 +43,10 @@ class NodeProcess(subprocess.Popen[bytes]):
         return int(self.returncode)
 
     def log_lines(self) -> list[str]:
-        return self._log_path.read_text(errors="replace").splitlines()
+        """Of this process."""
+        with self._log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace").splitlines()
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log_lines()[-lines:])
