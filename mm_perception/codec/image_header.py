@@ -68,17 +68,28 @@ def _png(data: bytes) -> ImageHeader:
     channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(color)
     if channels is None:
         raise DataError(f"png of unknown color type {color}")
-    at = 8
-    for _ in range(_MOST_CHUNKS):
-        if at + 8 > len(data):
-            raise DataError("png without pixels")
+    _check_chunks(data)
+    return ImageHeader(width, height, bits, channels)
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raises DataError unless every chunk lies within the file: OpenCV asks for as much memory as a chunk says."""
+    at, before_pixels, pixels = 8, 0, False
+    while at + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IDAT":
-            return ImageHeader(width, height, bits, channels)
-        if kind == b"acTL":
+        if at + 12 + size > len(data) or (kind == b"IHDR" and (at != 8 or size != 13)):
+            raise DataError(f"png truncated or damaged: chunk {kind!r} of {size} bytes at byte {at}")
+        if kind in (b"acTL", b"fcTL", b"fdAT"):
             raise DataError("png is animated: expected one image")
+        if kind == b"IEND":
+            break
+        pixels = pixels or kind == b"IDAT"
+        before_pixels += not pixels
+        if before_pixels > _MOST_CHUNKS:
+            raise DataError(f"png with more than {_MOST_CHUNKS} chunks before its pixels")
         at += 12 + size
-    raise DataError(f"png with more than {_MOST_CHUNKS} chunks before its pixels")
+    if not pixels:
+        raise DataError("png without pixels")
 
 
 def _jpeg(data: bytes) -> tuple[ImageHeader, int]:
