@@ -21,6 +21,8 @@ ARGUMENTS = {
     "engine": ("", "auto, tensorrt, torch, onnxruntime or openvino; empty: as in config"),
     "precision": ("", "of TensorRT engines: auto, fp32, tf32, bf16, fp16, int8 or mixed; empty: as in config"),
     "build_only": ("false", "build the engines that are missing, and end"),
+    "autostart": ("true", "configure and activate at once; false: a lifecycle manager does"),
+    "deadline_ms": ("", "how old a result may be when it is published; empty: as in config"),
     "use_sim_time": ("false", "take the time from /clock"),
     "namespace": ("", "namespace of the node"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -34,6 +36,10 @@ def make_nodes(context: LaunchContext) -> list[Node]:
     overrides: dict[str, object] = {name: value[name] for name in SETTINGS if value[name]}
     if value["build_only"].lower() == "true":
         overrides["build_only"] = True
+    if value["autostart"].lower() == "false":
+        overrides["autostart"] = False
+    if value["deadline_ms"]:
+        overrides["deadline_ms"] = float(value["deadline_ms"])
     nodes = [
         Node(
             package="mm_perception",

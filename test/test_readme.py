@@ -67,3 +67,13 @@ def test_files_that_are_named_exist(path):
 @pytest.mark.parametrize("topic", re.findall(r"^\| `(~/output/\w+)`", README, re.M))
 def test_output_topics_are_published(topic):
     assert f'"{topic}"' in (ROOT / "mm_perception" / "ros" / "outputs.py").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(test/[\w./-]+)`", README))))
+def test_tests_that_hold_promises_exist(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[\w./-]+)\)", README))))
+def test_pages_that_are_linked_exist(path):
+    assert (ROOT / path).exists()

@@ -22,7 +22,7 @@ _NUMBER_STARTS = "+-.0123456789"
 
 
 class _Loader(_FAST):  # type: ignore[misc, valid-type]
-    """Refuses a key that is there twice: of two values one would be lost."""
+    """The safe loader; refuses a key that is there twice: of two values one would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -69,7 +69,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """The content of YAML text; see `read_yaml`. `where` is how messages name the source."""
     try:
         check_yaml(text, where)
-        return yaml.load(text, Loader=_Loader)  # a child of the safe loader
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except ConfigError:
         raise
     except yaml.YAMLError as error:
