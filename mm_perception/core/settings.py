@@ -54,7 +54,7 @@ class FusionSettings:
     )
     deadline_ms: float = setting(
         500.0,
-        "how old a result may be when it is published: WARN beyond it (95 % of 3 s), ERROR after 5 s of that",
+        "how old a result may be when it is published: WARN beyond it (95 % of 2.5 s), ERROR after 5 s of that",
         minimum=1.0,
         maximum=6e4,
     )

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-HOLD_S = 3.0
+HOLD_S = 2.5
 """How long a trouble that is over is still reported."""
-WINDOW_S = 3.0
+WINDOW_S = 2.5
 """Over which rates, jitter and matches are judged."""
 RATE_LOW, RATE_FINE = 0.7, 0.8
 """Shares of the expected rate: below the first a sensor is slow, above the second it is no longer."""
@@ -50,7 +50,7 @@ class Troubles:
             for (place, _), (times, text) in self._last.items():
                 if place == where and now_s - times[-1] < HOLD_S:
                     n = sum(now_s - t < HOLD_S for t in times)
-                    found.append(f"{text} ({n} in {HOLD_S:.0f} s)" if n > 1 else text)
+                    found.append(f"{text} ({n} in {HOLD_S:g} s)" if n > 1 else text)
         return found
 
 
