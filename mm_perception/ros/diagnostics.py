@@ -208,7 +208,8 @@ class InputWatch:
         )
 
     def _never_matched(self, sensor: SensorConfig) -> str:
-        if len(self._counts) < 2 or sensor.name == self._intake.rig.reference:
+        # Sets do not wait for the others: a sensor that is later than those that are used is in none of them.
+        if len(self._counts) < 2 or sensor.name not in self._intake.awaited - {self._intake.rig.reference}:
             return ""
         (_, received, matched), (_, received_now, matched_now) = self._counts[0], self._counts[-1]
         gained = received_now - received
