@@ -12,7 +12,7 @@ from mm_perception.core.rig import SensorConfig
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception
-from mm_perception.pipeline.sight import MODES, Mode, Sight
+from mm_perception.pipeline.sight import MODES, WHOLE_SHARE, Mode, Sight
 from mm_perception.ros.monitors import (
     JITTER_S,
     RECORDING_S,
@@ -179,6 +179,9 @@ class InputWatch:
         if health is not None and health.problem:
             again = f": {health.repeats + 1} messages of the same content" if health.problem == "frozen" else ""
             found.add(ERROR if name in self._critical else WARN, f"what comes is {health.problem}{again}")
+        coverage = None if health is None else health.coverage
+        if coverage is not None and 0 < coverage.covered_deg < WHOLE_SHARE * sensor.coverage_deg:
+            found.add(WARN, f"returns from {coverage.covered_deg} of {sensor.coverage_deg:g} degrees")
         found.add(WARN, monitor.slow(now_s))
         live = not self.is_recording(now_s)
         age_s, jitter_s = monitor.age_s(now_s), monitor.jitter_s(now_s)

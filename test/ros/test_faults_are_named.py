@@ -236,6 +236,12 @@ def test_a_sensor_may_be_later_than_the_others(late):
     assert [one.troubles() for one in history if not one.is_ok] == []
 
 
+def test_a_lidar_that_sees_a_sector_says_so_itself():
+    """A node without a detector has nobody else to say it."""
+    (verdict,) = verdicts("sector", 3, 2.0, 4.0)
+    assert verdict.named_by.startswith("sensor lidar: returns from 1"), verdict.named_by
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["die", "rate", "stutter", "clock_drift"])
 def test_fault_of_timing_is_named_at_the_rate_of_a_real_vehicle(kind):
