@@ -140,6 +140,7 @@ class Intake:
     `on_problem`; it never raises. Not thread-safe: feed it from one thread.
 
     Attributes:
+        awaited: sensors that bundles wait for; others are in a bundle only where they came before it was complete.
         rejected: counts by (topic, name of the error class).
         newest_ns: newest stamp by sensor. newest_health: the same of health.
         latency: durations of decoding by sensor, and of waiting for the other sensors.
@@ -162,6 +163,7 @@ class Intake:
         on_change: is told a sensor's name and in words what of its messages' form is new: size, encoding or frame.
         """
         self.rig = rig
+        self.awaited = frozenset(s.name for s in rig.sensors if s.required or used is None or s.name in used)
         self.rejected: Counter[tuple[str, str]] = Counter()
         self.newest_ns: dict[str, int] = {}
         self.newest_health: dict[str, Health] = {}

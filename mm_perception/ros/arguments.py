@@ -55,9 +55,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def _check_ros_arguments(words: typing.Iterator[str]) -> None:
+    problems: list[str] = []
     for word in words:
         if word == "--":
-            return
+            break
         if word in _SWITCHES or word == "--ros-args":
             continue
         check = _CHECKS.get(word)
@@ -68,7 +69,12 @@ def _check_ros_arguments(words: typing.Iterator[str]) -> None:
             raise ConfigError(f"ROS argument {word} has no value")
         if "\0" in value:
             raise ConfigError(f"ROS argument {word}: expected a value without zero bytes")
-        check(word, value)
+        try:
+            check(word, value)
+        except ConfigError as error:  # whoever has several wrong values wants to hear of all
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def check_parameter_file(path: Path) -> None:

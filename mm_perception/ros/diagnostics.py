@@ -13,7 +13,7 @@ from mm_perception.core.rig import SensorConfig
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception
-from mm_perception.pipeline.sight import MODES, Sight
+from mm_perception.pipeline.sight import MODES, WHOLE_SHARE, Sight
 from mm_perception.ros.monitors import (
     JITTER_S,
     RECORDING_S,
@@ -179,6 +179,9 @@ class InputWatch:
         if health is not None and health.problem:
             again = f": {health.repeats + 1} messages of the same content" if health.problem == "frozen" else ""
             found.add(ERROR if name in self._critical else WARN, f"what comes is {health.problem}{again}")
+        coverage = None if health is None else health.coverage
+        if coverage is not None and 0 < coverage.covered_deg < WHOLE_SHARE * sensor.coverage_deg:
+            found.add(WARN, f"returns from {coverage.covered_deg} of {sensor.coverage_deg:g} degrees")
         found.add(WARN, monitor.slow(now_s))
         live = not self.is_recording(now_s)
         age_s, jitter_s = monitor.age_s(now_s), monitor.jitter_s(now_s)
@@ -208,7 +211,8 @@ class InputWatch:
         )
 
     def _never_matched(self, sensor: SensorConfig) -> str:
-        if len(self._counts) < 2 or sensor.name == self._intake.rig.reference:
+        # Sets do not wait for the others: a sensor that is later than those that are used is in none of them.
+        if len(self._counts) < 2 or sensor.name not in self._intake.awaited - {self._intake.rig.reference}:
             return ""
         (_, received, matched), (_, received_now, matched_now) = self._counts[0], self._counts[-1]
         gained = received_now - received

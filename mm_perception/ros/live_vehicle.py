@@ -20,6 +20,10 @@ from mm_perception.sim.faults import CLOCK_TOPIC, Fault, FaultyStream, Sent
 CLOCK_PERIOD_NS = 20_000_000
 _DEPTH = 20
 _AHEAD_NS = 200_000_000
+LATENCY_STEP_NS = 9_000_000
+"""Drivers are not done at the same instant: each sensor sends this much later than the one before it in the rig. A
+burst of all of them would not fit the shared memory of one process, 0.5 MB by Fast DDS's defaults, and what falls out
+there comes 3 s later, with the next heartbeat."""
 
 
 class LiveVehicle:
@@ -40,6 +44,7 @@ class LiveVehicle:
         self._next = next(self._stream)
         self._next_clock_ns = self.now_ns() if with_clock else None
         self._faults = FaultyStream(rig, (), 0)
+        self._latency_ns = {s.input_topic: i * LATENCY_STEP_NS for i, s in enumerate(rig.sensors) if s.kind != "events"}
         self._delayed: list[tuple[int, int, Sent]] = []
         self._order = count()
         for topic, message in loop.latched:
@@ -76,7 +81,8 @@ class LiveVehicle:
 
     def _put(self, sent: Sent) -> None:
         for one in self._faults.send(sent):
-            heapq.heappush(self._delayed, (one.at_ns, next(self._order), one))
+            due_ns = one.at_ns + self._latency_ns.get(one.topic, 0)
+            heapq.heappush(self._delayed, (due_ns, next(self._order), one))
 
     def _publish(self, topic: str, message: object) -> None:
         self._publishers[topic].publish(serialize(message, self._types[topic]))

@@ -240,6 +240,8 @@ class PerceptionRun:
 
     def _on_problem(self, where: str, error: Exception) -> None:
         """Logs what was dropped, at most once in a while per place and kind; called in both threads."""
+        if not self._node.context.ok():
+            return  # a signal ends the context under a result that is being published: no problem of the data
         now_s = time.monotonic()
         with self._log_lock:
             self._watch.rejected(where, error, now_s)

@@ -5,9 +5,10 @@ The same as `mm-perception soak` sees of a live node, but for what a busy machin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -173,10 +174,17 @@ class Node:
             self.results.saw(Sight(one.bundle.stamp_ns, tasks, None, one.bundle.missing), self.now_s)
 
 
-def live(faults: list[Fault], set_hz: float, sensor_hz: float, seconds: float) -> list[Snapshot]:
-    """What the node says twice a second."""
+def live(
+    faults: list[Fault],
+    set_hz: float,
+    sensor_hz: float,
+    seconds: float,
+    late_ns: Mapping[str, int] = MappingProxyType({}),
+) -> list[Snapshot]:
+    """What the node says twice a second. Args: late_ns: by topic, how much later it comes than it could."""
     node, stream, found = Node(), FaultyStream(RIG, faults, START_NS), list[Snapshot]()
     messages = [after for one in vehicle(set_hz, sensor_hz, seconds) for after in stream.send(one)]
+    messages = [replace(one, at_ns=one.at_ns + late_ns.get(one.topic, 0)) for one in messages]
     waiting = iter(sorted(messages, key=lambda one: one.at_ns))
     one: Sent | None = next(waiting)
     for tick in range(round(seconds / TICK_S)):
@@ -219,6 +227,19 @@ def test_nothing_is_wrong_without_a_fault(set_hz, sensor_hz):
 )
 def test_fault_is_named_by_the_right_status_and_over_when_it_is_over(kind):
     check(kind, 7, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("late", ["depth", "thermal", "lidar"])
+def test_a_sensor_may_be_later_than_the_others(late):
+    """Used or not: sets do not wait for depth here."""
+    history = live([], 2.0, 4.0, 20.0, {RIG.sensor(late).input_topic: 80_000_000})
+    assert [one.troubles() for one in history if not one.is_ok] == []
+
+
+def test_a_lidar_that_sees_a_sector_says_so_itself():
+    """A node without a detector has nobody else to say it."""
+    (verdict,) = verdicts("sector", 3, 2.0, 4.0)
+    assert verdict.named_by.startswith("sensor lidar: returns from 1"), verdict.named_by
 
 
 @pytest.mark.slow
