@@ -48,7 +48,7 @@ def test_impossible_cards_are_refused(tmp_path, change, said):
 
 
 def in_order_of(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same boxes in the order of the others: queries come by their scores, whose near ties processors round apart."""
+    """The same boxes in the order of the others: by score, and processors round near ties apart."""
     table, other = (np.concatenate([one["center"][0], one["labels"]]).T for one in (expected, got))
     _, order = linear_sum_assignment(np.abs(table[:, None] - other[None]).sum(axis=2))
     return {name: value[..., order] for name, value in got.items()}
