@@ -18,7 +18,7 @@ from mm_perception.sim.drive_loop import TF_STATIC_TOPIC, DriveLoop
 from mm_perception.sim.faults import CLOCK_TOPIC, Fault, FaultyStream, Sent
 
 CLOCK_PERIOD_NS = 20_000_000
-_DEPTH = 20
+_DEPTH = 100
 _AHEAD_NS = 200_000_000
 LATENCY_STEP_NS = 9_000_000
 """Drivers are not done at the same instant: each sensor sends this much later than the one before it in the rig. A
