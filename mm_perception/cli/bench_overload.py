@@ -12,7 +12,7 @@ from rich.table import Table
 from mm_perception.cli import numbers
 from mm_perception.cli.demo import choose_detector, choose_own_domain
 from mm_perception.cli.outputs import add_overwrite, check_files
-from mm_perception.cli.soak import endless_drive
+from mm_perception.cli.soak import endless_drive, use_shipped_dds_profile
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import write_json
 from mm_perception.core.rig import load_rig
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     }
     loop = endless_drive(args.rig, rig, args.rate, console)
     choose_own_domain()
+    use_shipped_dds_profile()
     try:
         from mm_perception.ros.overload import measure_overload
     except ImportError as error:

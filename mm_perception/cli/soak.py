@@ -18,6 +18,7 @@ from mm_perception.cli.demo import DEMO_RATE_HZ, choose_detector, choose_own_dom
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import write_json
+from mm_perception.core.resources import config_dir
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.engines.detector_card import find_detector_card
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     lidar = detector_taps(find_detector_card(detector), rig).lidar if detector else ""
     loop = endless_drive(args.rig, rig, args.rate, console)
     choose_own_domain()
+    use_shipped_dds_profile()
     try:
         import mm_perception.ros.soak  # noqa: F401
     except ImportError as error:
@@ -104,6 +106,12 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, facts, args.overwrite)
         console.print(f"report: {args.json}")
     return 0 if all(one["holds"] for one in facts["promises"].values()) else 1
+
+
+def use_shipped_dds_profile() -> None:
+    """Large messages of several sensors at one instant overflow Fast DDS's default shared memory; see
+    docs/troubleshooting.md. Whoever has chosen a profile keeps it."""
+    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(config_dir() / "dds" / "fastdds.xml"))
 
 
 def _kinds(text: str) -> list[str]:

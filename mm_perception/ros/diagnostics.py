@@ -32,7 +32,7 @@ Status = tuple[str, int, str, Mapping[str, str]]
 MODE_WINDOW_S = 1.0
 """The worst mode of this long counts, so that a level does not flicker with every set."""
 FEWEST_MESSAGES = 5
-"""With which an input that is no sensor counts as one that keeps sending, and a sensor as one that never matches."""
+"""With which a sensor counts as one that never matches."""
 _DROPPED_IN_WORDS = {
     "duplicate": "the same stamp came again: the sensor is frozen, or its driver repeats itself",
     "late": "came too late for the set it belongs to: raise max_wait_ms, or mend the latency",
@@ -254,11 +254,9 @@ class InputWatch:
         if (problem := subscription.problem()) is not None:
             found.add(WARN, problem)
         silent_s, rate_hz = monitor.silent_s(now_s), monitor.rate_hz(now_s)
-        if rate_hz and monitor.received >= FEWEST_MESSAGES:
-            monitor.expected_hz = max(monitor.expected_hz, rate_hz)
         # Latched topics and those that send on change have no rate; one that had sent steadily is missed.
-        keeps_sending = bool(monitor.expected_hz) and not topic.endswith("tf_static")
-        if keeps_sending and silent_s is not None and silent_s > max(self._stale_after_s, 5 * monitor.period_s()):
+        gap_s = None if topic.endswith("tf_static") else monitor.usual_gap_s()
+        if silent_s is not None and gap_s is not None and silent_s > max(self._stale_after_s, 3 * gap_s):
             found.add(WARN, f"no message for {silent_s:.1f} s: the last ones are used as long as they are valid")
         for text in self.troubles.recent(topic, now_s):
             found.add(WARN, text)

@@ -244,6 +244,19 @@ class FusionNode(LifecycleNode):
         self._release()
 
 
+_M_MMAP_THRESHOLD = -3  # of mallopt(3)
+_LARGE_BYTES = 256 * 1024
+
+
+def keep_large_arrays_apart() -> None:
+    """Lets malloc map images and clouds one by one, so that each goes back to the system when it is freed.
+
+    Otherwise those that pile up while a sensor is dead leave holes in the heap, and the process stays as large.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library does as it does
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
 def give_memory_back() -> None:
     """Returns freed memory to the system: an engine's buffers are large, and malloc keeps them."""
     gc.collect()
@@ -285,6 +298,7 @@ def main(args: list[str] | None = None) -> int:
         die_with_parent(int(parent))
     try:
         check_arguments(sys.argv[1:] if args is None else args)
+        keep_large_arrays_apart()
         rclpy.init(args=args)
         node = FusionNode()
         early = start(node)

@@ -19,6 +19,8 @@ RATE_LOW, RATE_FINE = 0.7, 0.8
 """Shares of the expected rate: below the first a sensor is slow, above the second it is no longer."""
 LEARNED_OF = 20
 """Messages of which an expected rate is learned."""
+FEWEST_ARRIVALS = 5
+"""With which an input counts as one that keeps sending."""
 JITTER_S = 0.15
 RECORDING_S = 600.0
 """Stamps that are further off than this are of another day: a recording is being played."""
@@ -104,6 +106,11 @@ class ArrivalMonitor:
         """Of arrivals."""
         recent = [t for t in self._arrivals if now_s - t <= WINDOW_S]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+
+    def usual_gap_s(self) -> float | None:
+        """Median time between the last arrivals; None: too few to say."""
+        arrivals = list(self._arrivals)[-LEARNED_OF:]
+        return float(np.median(np.diff(arrivals))) if len(arrivals) >= FEWEST_ARRIVALS else None
 
     def stamp_rate_hz(self, now_s: float) -> float | None:
         """By the stamps of what arrived: of how many instants per second something came. None: too few to say."""
