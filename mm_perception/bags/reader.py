@@ -67,6 +67,12 @@ class BagReader:
             self._reader.open()
         except Exception as error:  # the library lets parser errors of damaged files through
             raise BagError(f"{self.path}: cannot be opened as a bag ({_reason(error)})") from error
+        nameless = [
+            c for c in self._reader.connections if not isinstance(c.topic, str) or not isinstance(c.msgtype, str)
+        ]
+        if nameless:
+            self._reader.close()
+            raise BagError(f"{self.path}: damaged: {len(nameless)} topic(s) without a name or type")
         self._recorded_names = {_full_name(c.msgtype): c.msgtype for c in self._reader.connections}
 
     def __enter__(self) -> BagReader:

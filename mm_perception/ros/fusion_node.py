@@ -39,6 +39,11 @@ PARENT_VARIABLE = "MM_PERCEPTION_PARENT"
 """Of the environment: the process with this id has started the node for itself, and the node ends with it."""
 _HEARTBEAT_S = 1.0
 _WAIT_S = 0.02
+_TRIM_PERIOD_S = 30.0
+_SIGNAL_WITHIN_S = 0.5
+"""A signal may break a call into rcl this long before its context is shut down."""
+MOST_ERRORS = 100
+"""Errors of this program's own that the node survives in a row, each logged, before it ends."""
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -77,6 +82,8 @@ class FusionNode(LifecycleNode):
         self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self.settings.diagnostics_period_s, self._report, clock=self._steady)
+        # What piled up while a sensor was dead leaves holes in the heap, which malloc keeps by itself.
+        self.create_timer(_TRIM_PERIOD_S, trim_heap, clock=self._steady)
 
     @property
     def has_leftovers(self) -> bool:
@@ -244,22 +251,14 @@ class FusionNode(LifecycleNode):
         self._release()
 
 
-_M_MMAP_THRESHOLD = -3  # of mallopt(3)
-_LARGE_BYTES = 256 * 1024
-
-
-def keep_large_arrays_apart() -> None:
-    """Lets malloc map images and clouds one by one, so that each goes back to the system when it is freed.
-
-    Otherwise those that pile up while a sensor is dead leave holes in the heap, and the process stays as large.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library does as it does
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-
-
 def give_memory_back() -> None:
     """Returns freed memory to the system: an engine's buffers are large, and malloc keeps them."""
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Returns the pages of the heap that nothing lies in."""
     with contextlib.suppress(OSError, AttributeError):  # another C library keeps what it keeps
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -298,29 +297,58 @@ def main(args: list[str] | None = None) -> int:
         die_with_parent(int(parent))
     try:
         check_arguments(sys.argv[1:] if args is None else args)
-        keep_large_arrays_apart()
         rclpy.init(args=args)
         node = FusionNode()
         early = start(node)
         if early is not None:
             code = early
         else:
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            executor.spin()
+            spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except MmPerceptionError as error:
         rclpy.logging.get_logger("fusion_node").fatal(f"cannot start: {error}")
         code = 2
     except Exception:
-        # A signal can end the context in the middle of any call into rcl, which then fails.
-        if rclpy.ok():
+        if not is_ending():
             raise
     finally:
         if node is not None:
             _end(node, code)
     return code
+
+
+def spin(node: FusionNode) -> None:
+    """Serves the node until its context ends. An error of this program's own costs one message, not the node.
+
+    Raises:
+        Exception: the error that came once too often in a row.
+    """
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    errors, last_s = 0, 0.0
+    while True:
+        try:
+            executor.spin()
+            return
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            now_s = time.monotonic()
+            errors, last_s = (errors + 1 if now_s - last_s < 1.0 else 1), now_s
+            if is_ending():
+                return
+            if errors > MOST_ERRORS:
+                raise
+            node.get_logger().error(f"internal error {type(error).__name__}: {error}")
+
+
+def is_ending() -> bool:
+    """Whether the context is shut down, or will be in a moment: a signal breaks whatever call into rcl it meets."""
+    deadline_s = time.monotonic() + _SIGNAL_WITHIN_S
+    while rclpy.ok() and time.monotonic() < deadline_s:
+        time.sleep(_WAIT_S)
+    return not rclpy.ok()
 
 
 def _end(node: FusionNode, code: int) -> None:

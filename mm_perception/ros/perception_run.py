@@ -26,7 +26,7 @@ from mm_perception.ros.qos import input_policy
 from mm_perception.ros.subscriptions import AdaptiveSubscription
 from mm_perception.ros.worker import InferenceWorker
 
-_POLL_PERIOD_S = 0.01
+_POLL_PERIOD_S = 0.02
 _QOS_PERIOD_S = 1.0
 _LOG_AGAIN_AFTER_S = 5.0
 _MOST_LOG_KEYS = 1000

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import struct
 import sys
@@ -12,7 +13,7 @@ import pytest
 from mm_perception.bags.reader import BagReader
 from mm_perception.bags.typestore import typestore
 from mm_perception.bags.writer import BagWriter
-from mm_perception.codec.encode import encode_image, encode_label_info
+from mm_perception.codec.encode import encode_image, encode_label_info, encode_transforms
 from mm_perception.codec.image import decode_image
 from mm_perception.core.errors import BagError, DataError
 from mm_perception.fuzz.cost import measured
@@ -234,3 +235,21 @@ def test_recorded_bag_with_compressed_messages(shared_dir):
         assert bag.topics == {"/camera/image_raw": "sensor_msgs/msg/Image"}
         frames = [decode_image(bag.decode(message)) for message in bag.messages()]
     assert [f.image.shape for f in frames] == [(480, 640, 3)] * 2
+
+
+@pytest.mark.parametrize("column", ["type", "name"])
+def test_a_topic_without_name_or_type_is_damage_that_is_named(tmp_path, column):
+    import sqlite3
+
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/tf_static", encode_transforms(bag.factory, [], 1), 1)
+    (file,) = (tmp_path / "bag").glob("*.db3")
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        (table,) = (row[0] for row in base.execute("SELECT sql FROM sqlite_master WHERE name = 'topics'"))
+        loose = table.replace("NOT NULL", "").replace("topics", "loose", 1)
+        base.executescript(
+            f"{loose}; INSERT INTO loose SELECT * FROM topics; UPDATE loose SET {column} = NULL; DROP TABLE topics;"
+            "ALTER TABLE loose RENAME TO topics;"
+        )
+    with pytest.raises(BagError, match=r"without a name or type|cannot be opened"):
+        BagReader(file)
