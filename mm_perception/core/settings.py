@@ -48,7 +48,7 @@ class FusionSettings:
     overlay_alpha: float = setting(
         0.5, "opacity of the classes in the overlay", minimum=0.0, maximum=1.0, read_only=False
     )
-    diagnostics_period_s: float = setting(1.0, "time between diagnostics", minimum=0.05, maximum=60.0)
+    diagnostics_period_s: float = setting(1.0, "time between diagnostics", minimum=0.05, maximum=2.0)
     stale_after_s: float = setting(
         2.0, "a sensor that was silent for longer is reported as stale", minimum=0.1, maximum=600.0
     )

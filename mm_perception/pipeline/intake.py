@@ -24,7 +24,7 @@ from mm_perception.metrics.latency import LatencyLog
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarTap, LidarView
 from mm_perception.sensing.events import concatenate
 from mm_perception.sensing.health import Health, HealthMonitor
-from mm_perception.sync.synchronizer import MatchedSet, Stream, Synchronizer, SyncStats
+from mm_perception.sync.synchronizer import JUMP_NS, MatchedSet, Stream, Synchronizer, SyncStats
 
 TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
 _MS = 1_000_000
@@ -277,7 +277,9 @@ class Intake:
         stamp_ns, health = measurement.stamp_ns, self._monitors[name].look(measurement)
         self.newest_ns[name], self.newest_health[name] = stamp_ns, health
         known = self._health[name]
-        known[stamp_ns] = health
+        if known and stamp_ns < max(known) - JUMP_NS:
+            known.clear()  # a bag that loops uses its stamps again
+        known.setdefault(stamp_ns, health)  # of two with one stamp, the first is used
         if len(known) > _HEALTH_KEPT:
             del known[next(iter(known))]
         form = (health.shape, _encoding(msg), measurement.frame_id)

@@ -22,7 +22,13 @@ from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline
 from mm_perception.pipeline.intake import Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps
 from mm_perception.pipeline.segmentation import PreparedSegmentation, SegmentationPipeline, choose_x_sensor
-from mm_perception.pipeline.sight import Sight, detection_sight, ground_coverage, segmentation_sight
+from mm_perception.pipeline.sight import (
+    Sight,
+    detection_sight,
+    ground_coverage,
+    segmentation_sight,
+    unseen_by_the_network,
+)
 
 T = TypeVar("T")
 
@@ -178,8 +184,9 @@ class Perception:
         assert self.detection is not None and prepared.detection is not None
         outcome = self.detection.finish(prepared.detection, clock)
         task = prepared.sight.tasks["detection"]
-        if not len(outcome.detections) and not task.no_boxes_means_free:
-            raise SightError(f"detector: no boxes, which says nothing: {_in_words(task.degraded)}")
+        unseen = unseen_by_the_network(outcome.degraded, outcome.lost, len(outcome.table), self.detection.taps.lidar)
+        if not len(outcome.detections) and (unseen or not task.no_boxes_means_free):
+            raise SightError(f"detector: no boxes, which says nothing: {_in_words({**task.degraded, **unseen})}")
         return outcome
 
     def warm_up(self) -> None:

@@ -8,7 +8,8 @@ Absence of sight is not absence of obstacles. A task is
 
 The detector is blind without a LiDAR sweep of the last 300 ms, with the same sweep for the fourth time, or with one of
 fewer than 50 returns beyond 1.5 m. Its LiDAR sight is whole where the set itself holds a sweep that is no repetition
-and covers at least 90 % of the rig's `coverage_deg`; only then does "no boxes" mean that nothing was seen.
+and covers at least 90 % of the rig's `coverage_deg` with at least 30 % of the returns that the sensor gave at best of
+late, most of them within the network's range; only then does "no boxes" mean that nothing was seen.
 
 Segmentation is blind where the reference image is frozen, or shows nothing while no other modality does.
 """
@@ -31,6 +32,8 @@ MODES: tuple[Mode, ...] = ("full", "degraded", "blind")
 OLDEST_SWEEP_NS = 300_000_000
 FEWEST_RETURNS = 50
 WHOLE_SHARE = 0.9
+THIN_SHARE = 0.3
+"""Of the returns that the sensor gave at best of late; with fewer, most of what it saw then is out of sight."""
 _HEALTHY = Health()
 
 
@@ -175,6 +178,9 @@ def detection_sight(observation: Observation, taps: DetectorTaps, rig: RigConfig
     in_set = name in observation.bundle.measurements
     if not in_set:
         degraded[f"{name}.missing"] = f"no sweep in the set; the newest is {age_ns / 1e6:.0f} ms older"
+    is_thin = returns < THIN_SHARE * seen.usual_returns
+    if is_thin and not blind:
+        degraded[f"{name}.thin"] = f"{returns} returns; of late there were up to {seen.usual_returns}"
     if seen.repeats and not seen.problem:
         degraded[f"{name}.repeated"] = "the sweep equals the one before"
     narrow = coverage is not None and coverage.covered_deg < WHOLE_SHARE * sensor.coverage_deg
@@ -183,7 +189,22 @@ def detection_sight(observation: Observation, taps: DetectorTaps, rig: RigConfig
             f"returns from {coverage.covered_deg} of {sensor.coverage_deg:g} degrees; if that is all that the sensor "
             f"covers, set its coverage_deg in the rig"
         )
-    return TaskSight(blind, degraded, in_set and not narrow and not blind and not seen.repeats)
+    return TaskSight(blind, degraded, in_set and not narrow and not blind and not seen.repeats and not is_thin)
+
+
+def unseen_by_the_network(
+    degraded: Mapping[str, str], lost: Mapping[str, int], points: int, lidar: str
+) -> dict[str, str]:
+    """What of the LiDAR's points did not reach the network, where that is more than boxes can be told without.
+
+    Args:
+        degraded, lost: of `pipeline.detection.DetectionOutcome`. points: of all its sweeps.
+    """
+    unseen = {what: why for what, why in degraded.items() if what.startswith("capacity.") or what == f"{lidar}.empty"}
+    beyond = lost.get("out_of_range", 0)
+    if 2 * beyond > points:
+        unseen[f"{lidar}.range"] = f"{beyond} of {points} points lie beyond the network's range; wrong units or axes?"
+    return unseen
 
 
 def ground_coverage(observation: Observation, taps: DetectorTaps) -> GroundCoverage | None:

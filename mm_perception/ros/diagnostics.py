@@ -74,6 +74,7 @@ class InputWatch:
         critical: sensors without which a task is blind.
         """
         self.troubles = Troubles()
+        self.stamps_off_s = 0.0
         self._intake, self._subscriptions, self._critical = intake, subscriptions, critical
         self._stale_after_s, self._deadline_s = stale_after_s, deadline_s
         self._sensors = {
@@ -93,6 +94,8 @@ class InputWatch:
     def decoded(self, sensor: str, stamp_ns: int, clock_ns: int, now_s: float) -> None:
         """A sensor's message could be used. Args: clock_ns: the node's clock when it arrived."""
         self._sensors[sensor].decoded(now_s, stamp_ns, (clock_ns - stamp_ns) * 1e-9)
+        if sensor == self._intake.rig.reference and (age_s := self._sensors[sensor].age_s(now_s)) is not None:
+            self.stamps_off_s = age_s if abs(age_s) > RECORDING_S else 0.0
 
     def changed(self, sensor: str, text: str, now_s: float) -> None:
         """The form of a sensor's messages is another than before."""
@@ -105,15 +108,17 @@ class InputWatch:
     def matched(self, observation: Observation) -> None:
         self._skew_ns.update(observation.bundle.skew_ns)
 
-    def is_recording(self, now_s: float) -> bool:
+    @property
+    def is_recording(self) -> bool:
         """Whether stamps are of another day than the node's clock: then ages by it mean nothing."""
-        age_s = self._sensors[self._intake.rig.reference].age_s(now_s)
-        return age_s is not None and abs(age_s) > RECORDING_S
+        return self.stamps_off_s != 0.0
 
     @property
     def set_period_s(self) -> float:
-        """Expected time between two sets, by the reference; 0 where it is not known yet."""
-        return self._sensors[self._intake.rig.reference].period_s()
+        """Expected time between two sets, by the reference; where it is not known yet, a third of `stale_after_s`."""
+        monitor = self._sensors[self._intake.rig.reference]
+        usual_s = monitor.usual_gap_s()
+        return self._stale_after_s / 3 if usual_s is None else max(usual_s, monitor.period_s())
 
     def silence(self, now_s: float) -> str:
         """Why no set comes: the silent sensors without which there is none; "" if all send."""
@@ -164,8 +169,10 @@ class InputWatch:
         if silent_s is None:
             why = "no message yet" if subscription.publishers else "nobody publishes"
             found.add(STALE, f"{why} on {subscription.topic}")
-        elif silent_s > max(self._stale_after_s, 3 * monitor.period_s()):
-            found.add(STALE, f"no message for {silent_s:.1f} s")
+        elif silent_s > max(self._stale_after_s, 3 * (monitor.usual_gap_s() or 0.0)):
+            # A still scene gives no events: a driver that is there is all that can be asked for.
+            is_quiet = sensor.kind == "events" and subscription.publishers > 0
+            found.add(OK if is_quiet else STALE, f"no message for {silent_s:.1f} s")
         else:
             self._judge_content(found, sensor, monitor, now_s)
         for where in (f"sensor {name}", topic):
@@ -183,13 +190,15 @@ class InputWatch:
         if coverage is not None and 0 < coverage.covered_deg < WHOLE_SHARE * sensor.coverage_deg:
             found.add(WARN, f"returns from {coverage.covered_deg} of {sensor.coverage_deg:g} degrees")
         found.add(WARN, monitor.slow(now_s))
-        live = not self.is_recording(now_s)
+        live = not self.is_recording
         age_s, jitter_s = monitor.age_s(now_s), monitor.jitter_s(now_s)
         skew = self._clock_skew(sensor, now_s)
         found.add(WARN, skew)
-        if live and not skew and age_s is not None and age_s > self._deadline_s:
+        if age_s is not None:
+            age_s += sensor.offset_ms * 1e-3
+        if live and age_s is not None and age_s > self._deadline_s:
             found.add(ERROR if name in self._critical else WARN, f"late: {age_s * 1e3:.0f} ms old on arrival")
-        elif live and not skew and age_s is not None and age_s < -SKEW_S:
+        elif live and age_s is not None and age_s < -SKEW_S:
             found.add(WARN, f"stamped {-age_s:.3f} s ahead of the node's clock")
         if live and jitter_s is not None and jitter_s > max(JITTER_S, 1.5 * monitor.period_s()):
             found.add(WARN, f"stutters: ages on arrival spread over {jitter_s * 1e3:.0f} ms")
@@ -204,11 +213,9 @@ class InputWatch:
         ahead_s = others - own - sensor.offset_ms * 1e-3
         if abs(ahead_s) < max(SKEW_S, sensor.tolerance_ms * 1e-3 + 0.1):
             return ""
-        side, offset_ms = ("ahead of" if ahead_s > 0 else "behind"), sensor.offset_ms + ahead_s * 1e3
-        return (
-            f"its stamps are {abs(ahead_s):.3f} s {side} those of {reference}: another clock? If that is constant, "
-            f"set offset_ms: {offset_ms:.0f}"
-        )
+        if ahead_s < 0:
+            return f"its stamps are {-ahead_s:.3f} s behind those of {reference} on arrival: late, or another clock"
+        return f"its stamps are {ahead_s:.3f} s ahead of those of {reference}: another clock? Synchronise it (PTP, NTP)"
 
     def _never_matched(self, sensor: SensorConfig) -> str:
         # Sets do not wait for the others: a sensor that is later than those that are used is in none of them.
@@ -255,7 +262,7 @@ class InputWatch:
             found.add(WARN, problem)
         silent_s, rate_hz = monitor.silent_s(now_s), monitor.rate_hz(now_s)
         # Latched topics and those that send on change have no rate; one that had sent steadily is missed.
-        gap_s = None if topic.endswith("tf_static") else monitor.usual_gap_s()
+        gap_s = None if "transient local" in subscription.decided else monitor.usual_gap_s()
         if silent_s is not None and gap_s is not None and silent_s > max(self._stale_after_s, 3 * gap_s):
             found.add(WARN, f"no message for {silent_s:.1f} s: the last ones are used as long as they are valid")
         for text in self.troubles.recent(topic, now_s):
@@ -301,22 +308,26 @@ class ResultWatch:
 def pipeline_status(
     title: str,
     perception: Perception,
+    facts: Mapping[str, str],
     counts: Mapping[str, int],
     latency: Mapping[str, LatencySummary],
     sight: Sight,
     deadline: tuple[int, str],
     troubles: list[str],
+    stamps_off_s: float = 0.0,
 ) -> Status:
     """The state of all tasks together.
 
     Args:
+        facts: of the start: precision, weights, what was said while engines were loaded.
         sight: the worst of the last second, or that there is none.
         deadline: `monitors.Deadline.verdict`.
         troubles: of sets and tasks, in words.
+        stamps_off_s: how far the reference's stamps are off the node's clock, where that is days.
     """
     segmentation, detection = perception.segmentation, perception.detection
     trained = all(card.trained for card in perception.cards)
-    values = {"engine": perception.engine_name, "trained": str(trained).lower(), "mode": sight.mode}
+    values = {"engine": perception.engine_name, "trained": str(trained).lower(), "mode": sight.mode, **facts}
     if segmentation is not None:
         values |= {"model": segmentation.card.name, "x_sensor": segmentation.x_sensor}
     if detection is not None:
@@ -330,6 +341,10 @@ def pipeline_status(
     for task, seen in sight.tasks.items():
         reasons = "; ".join(f"{what}: {why}" for what, why in seen.reasons.items())
         found.add(MODE_LEVELS[seen.mode], f"{task} {seen.mode}: {reasons}" if reasons else "")
+    if stamps_off_s:
+        found.add(
+            WARN, f"stamps are {stamps_off_s:.0f} s off this node's clock: a recording, or a sensor without a clock"
+        )
     late, text = deadline
     found.add(ERROR if late > 1 else WARN, text)
     for trouble in troubles:

@@ -18,10 +18,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mm_perception.codec.encode import encode_diagnostics
-from mm_perception.core.errors import MmPerceptionError
+from mm_perception.core.errors import EngineError, MmPerceptionError
 from mm_perception.core.processes import die_with_parent, end_children
 from mm_perception.core.progress import Caution
 from mm_perception.engines.load import why_not
+from mm_perception.engines.stamp import weights_identity
 from mm_perception.pipeline.perception import Perception, build_perception
 from mm_perception.ros.arguments import check_arguments
 from mm_perception.ros.diagnostics import ERROR, OK, WARN, Status
@@ -39,6 +40,7 @@ PARENT_VARIABLE = "MM_PERCEPTION_PARENT"
 """Of the environment: the process with this id has started the node for itself, and the node ends with it."""
 _HEARTBEAT_S = 1.0
 _WAIT_S = 0.02
+_LONGEST_TEXT = 1000
 _TRIM_PERIOD_S = 30.0
 _SIGNAL_WITHIN_S = 0.5
 """A signal may break a call into rcl this long before its context is shut down."""
@@ -77,7 +79,10 @@ class FusionNode(LifecycleNode):
         self._factory = RclpyMessages()
         self._outputs: Outputs | None = None
         self._progress = ""
-        self._abandoned = False
+        self._start_up: list[str] = []
+        self._facts: dict[str, str] = {}
+        self._interrupted = False
+        self._unfinished: PerceptionRun | None = None
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         self._diagnostics = self.create_publisher(diagnostics, "/diagnostics", output_qos())
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -88,7 +93,12 @@ class FusionNode(LifecycleNode):
     @property
     def has_leftovers(self) -> bool:
         """Whether a thread did not end in time and still uses an engine: the process must end without waiting."""
-        return self._abandoned
+        return self._interrupted or (self._unfinished is not None and not self._unfinished.has_ended)
+
+    def _check_rest(self) -> None:
+        """Raises EngineError while a thread of before still uses the engines."""
+        if self.has_leftovers:
+            raise EngineError("the last inference is still under way; try again when it has ended")
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("configure", self._configure, self._cleanup)
@@ -100,7 +110,7 @@ class FusionNode(LifecycleNode):
         return self._transition("deactivate", self._deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("cleanup", self._cleanup)
+        return self._transition("cleanup", self._clean_up_at_rest)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("shutdown", self._release)
@@ -113,7 +123,7 @@ class FusionNode(LifecycleNode):
         return outcome
 
     def _transition(
-        self, name: str, act: Callable[[], None], undo: Callable[[], None] | None = None
+        self, name: str, act: Callable[[], object], undo: Callable[[], None] | None = None
     ) -> TransitionCallbackReturn:
         """rclpy swallows what a transition raises; here it is a refused transition with its reason."""
         self.failure = ""
@@ -131,35 +141,42 @@ class FusionNode(LifecycleNode):
         return SUCCESS
 
     def _configure(self) -> None:
-        settings = self.settings
+        settings, self._start_up = self.settings, []
         self.perception = self._patiently("configuring", lambda: build_perception(settings, self._on_progress))
-        log = self.get_logger()
-        for card in self.perception.cards:
+        log, cards = self.get_logger(), self.perception.cards
+        self._facts = {"precision": settings.precision, "start_up": "; ".join(self._start_up)[-_LONGEST_TEXT:]}
+        self._facts |= {f"weights.{card.name}": weights_identity(card) for card in cards}
+        for card in cards:
             if not card.trained:
                 log.warning(f"model {card.name} is untrained: what it gives means nothing")
         if not settings.build_only:
             self._outputs = Outputs(self, self._factory, self.perception)
 
     def _activate(self) -> None:
+        self._check_rest()
         perception, outputs = self.perception, self._outputs
         assert perception is not None and outputs is not None
         self._patiently("activating", perception.warm_up)
-        self.run = PerceptionRun(self, perception, outputs, self.settings)
+        self.run = PerceptionRun(self, perception, outputs, self.settings, self._facts)
         names = ", ".join(card.name for card in perception.cards)
         self.get_logger().info(f"ready: rig {perception.rig.name}, model {names}, engine {perception.engine_name}")
 
     def _deactivate(self) -> None:
         run, self.run = self.run, None
         if run is not None and not run.stop(STOP_WITHIN_S):
-            self._abandoned = True
+            self._unfinished = run
             self.get_logger().warning(f"an inference did not end within {STOP_WITHIN_S:.0f} s")
+
+    def _clean_up_at_rest(self) -> None:
+        self._check_rest()
+        self._cleanup()
 
     def _cleanup(self) -> None:
         perception, self.perception = self.perception, None
         outputs, self._outputs = self._outputs, None
         if outputs is not None:
             outputs.destroy()
-        if perception is not None and not self._abandoned:
+        if perception is not None and not self.has_leftovers:
             perception.close()
         del perception, outputs
         forget_destroyed(self)
@@ -193,7 +210,7 @@ class FusionNode(LifecycleNode):
             thread.join(_WAIT_S)
             if not self.context.ok():
                 end_children()
-                self._abandoned = thread.is_alive()
+                self._interrupted = thread.is_alive()
                 raise InterruptedTransitionError(f"{what} was interrupted")
             now_s = time.monotonic()
             if now_s - last_s >= _HEARTBEAT_S:
@@ -206,6 +223,7 @@ class FusionNode(LifecycleNode):
     def _on_progress(self, text: str) -> None:
         """Called in the thread that loads or builds."""
         self._progress = text
+        self._start_up.append(str(text))
         if isinstance(text, Caution):
             self.get_logger().warning(text)
         else:
@@ -216,10 +234,9 @@ class FusionNode(LifecycleNode):
         self._publish([(f"{self._prefix}: pipeline", WARN, text, {})])
 
     def _report(self) -> None:
-        """Sends the state of every sensor and of the pipeline, and that the node is blind where nothing comes."""
+        """Sends the state of every sensor and of the pipeline."""
         now_s = time.monotonic()
         if self.run is not None:
-            self.run.publish_silence(now_s)
             self._publish(self.run.statuses(self._prefix, now_s))
             return
         label = self._state_machine.current_state[1]

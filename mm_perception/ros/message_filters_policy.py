@@ -46,7 +46,7 @@ class MessageFiltersSynchronizer(Generic[Item]):
     ) -> list[MatchedSet[Item]]:
         self.stats.received[name] += 1
         stamp = Time(nanoseconds=stamp_ns).to_msg()
-        carrier = SimpleNamespace(header=SimpleNamespace(stamp=stamp), stamp_ns=stamp_ns, item=item)
+        carrier = SimpleNamespace(header=SimpleNamespace(stamp=stamp), stamp_ns=stamp_ns, item=item, arrived_ns=now_ns)
         self._filters[name].signalMessage(carrier)
         return self.poll(now_ns)
 
@@ -77,5 +77,6 @@ class MessageFiltersSynchronizer(Generic[Item]):
                 {name: (carrier.item,) for name, carrier in found},
                 {name: carrier.stamp_ns - reference_ns for name, carrier in found},
                 (),
+                arrived_ns=carriers[0].arrived_ns,
             )
         )

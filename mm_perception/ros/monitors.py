@@ -19,7 +19,7 @@ RATE_LOW, RATE_FINE = 0.7, 0.8
 """Shares of the expected rate: below the first a sensor is slow, above the second it is no longer."""
 LEARNED_OF = 20
 """Messages of which an expected rate is learned."""
-FEWEST_ARRIVALS = 5
+FEWEST_ARRIVALS = 4
 """With which an input counts as one that keeps sending."""
 JITTER_S = 0.15
 RECORDING_S = 600.0
@@ -122,6 +122,8 @@ class ArrivalMonitor:
     def slow(self, now_s: float) -> str:
         """ "" or how much slower than expected the stream is; with hysteresis."""
         rate = self.stamp_rate_hz(now_s)
+        if rate is None and self.expected_hz * WINDOW_S >= FEWEST_ARRIVALS and self._stamped:
+            rate = sum(now_s - t <= WINDOW_S for t, _, _ in self._stamped) / WINDOW_S
         if rate is None or not self.expected_hz:
             return ""
         self._is_slow = rate < (RATE_FINE if self._is_slow else RATE_LOW) * self.expected_hz

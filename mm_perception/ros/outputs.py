@@ -46,10 +46,14 @@ class SegmentationOutputs:
         now_ns = node.get_clock().now().nanoseconds
         self._label_info.publish(encode_label_info(factory, card.classes, now_ns, ""))
 
-    def publish(self, reference: ImageFrame, segmentation: SegmentationMap, alpha: float) -> None:
-        """Args: alpha: opacity of the overlay."""
+    def publish(self, segmentation: SegmentationMap) -> None:
+        """Sends the class ids."""
         stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
         self._classes.publish(encode_image(self._factory, segmentation.class_ids, "mono8", stamp_ns, frame_id))
+
+    def illustrate(self, reference: ImageFrame, segmentation: SegmentationMap, alpha: float) -> None:
+        """Sends the overlay. Args: alpha: its opacity."""
+        stamp_ns, frame_id = segmentation.stamp_ns, segmentation.frame_id
         if self._overlay.get_subscription_count():
             picture = draw_overlay(reference.image, segmentation, self._colors, alpha)
             self._overlay.publish(encode_image(self._factory, picture, "rgb8", stamp_ns, frame_id))
@@ -89,26 +93,30 @@ class DetectionOutputs:
         self._objects = publisher(AUTOWARE_OBJECTS, "~/output/detected_objects") if autoware_available() else None
 
     def publish(self, outcome: DetectionOutcome) -> None:
-        """Sends everything that somebody listens to."""
+        """Sends the boxes, and what else of them is for programs, where somebody listens."""
         found, factory = outcome.detections, self._factory
-        self._last = found
         self._boxes.publish(encode_detections(factory, found, deviations=self._deviations))
         if self._velocities.get_subscription_count():
             self._velocities.publish(encode_velocities(factory, found))
-        if self._markers.get_subscription_count():
-            self._markers.publish(self._markers_of.encode(factory, found))
         if self._objects is not None and self._objects.get_subscription_count():
             self._objects.publish(encode_autoware_objects(factory, found, self._deviations))
+
+    def illustrate(self, outcome: DetectionOutcome) -> None:
+        """Sends what is for people, where somebody listens: markers and images."""
+        found, factory = outcome.detections, self._factory
+        self._last = found
+        if self._markers.get_subscription_count():
+            self._markers.publish(self._markers_of.encode(factory, found))
         if self._overlay.get_subscription_count():
             picture = draw_mosaic(outcome, self._taps.cameras, self._colors, self._reach_m)
             self._overlay.publish(encode_image(factory, picture, "rgb8", found.stamp_ns, found.frame_id))
 
     def clear(self, stamp_ns: int) -> None:
         """Takes the markers of the last boxes away: there are no newer ones."""
-        if self._last is not None and self._markers.get_subscription_count():
-            empty = replace(self._last.take(np.zeros(len(self._last), np.bool_)), stamp_ns=stamp_ns)
+        last, self._last = self._last, None
+        if last is not None and self._markers.get_subscription_count():
+            empty = replace(last.take(np.zeros(len(last), np.bool_)), stamp_ns=stamp_ns)
             self._markers.publish(self._markers_of.encode(self._factory, empty))
-        self._last = None
 
     def destroy(self) -> None:
         """Takes the topics away."""
@@ -130,6 +138,16 @@ class Outputs:
     """The node's publishers of results; they exist from configuration to clean-up."""
 
     def __init__(self, node: Node, factory: RclpyMessages, perception: Perception) -> None:
+        """Raises ConfigError if a message package is not installed; nothing is left on the graph then."""
+        before = set(node.publishers)
+        try:
+            self._create(node, factory, perception)
+        except BaseException:
+            for publisher in set(node.publishers) - before:
+                node.destroy_publisher(publisher)
+            raise
+
+    def _create(self, node: Node, factory: RclpyMessages, perception: Perception) -> None:
         segmentation, detection = perception.segmentation, perception.detection
         self._node, self._factory, self._rig = node, factory, perception.rig.name
         self._name = f"{node.get_fully_qualified_name().lstrip('/')}: perception"

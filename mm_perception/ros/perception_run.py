@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from mm_perception.ros.worker import InferenceWorker
 
 _POLL_PERIOD_S = 0.02
 _QOS_PERIOD_S = 1.0
+_SILENCE_PERIOD_S = 0.1
 _LOG_AGAIN_AFTER_S = 5.0
 _MOST_LOG_KEYS = 1000
 QUIET_S = 0.5
@@ -45,8 +47,24 @@ class PerceptionRun:
         intake: of this run; a new activation begins with a new one.
     """
 
-    def __init__(self, node: Node, perception: Perception, outputs: Outputs, settings: FusionSettings) -> None:
-        """Raises ConfigError if the synchronizer or a QoS override cannot be used."""
+    def __init__(
+        self,
+        node: Node,
+        perception: Perception,
+        outputs: Outputs,
+        settings: FusionSettings,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Args:
+            facts: further values of the pipeline's status, which do not change.
+
+        Raises:
+            ConfigError: the synchronizer or a QoS override cannot be used.
+        """
+        self._facts = dict(facts or {})
+        self._stopped = False
+        self._timers: list[Any] = []
+        self._silence_said_s = 0.0
         self._node, self._perception, self._outputs, self._settings = node, perception, outputs, settings
         self._last_logged: dict[tuple[str, str], float] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
@@ -76,16 +94,29 @@ class PerceptionRun:
             raise
         self._timers = [
             node.create_timer(period_s, act, clock=self._steady)
-            for period_s, act in ((_POLL_PERIOD_S, self._poll), (_QOS_PERIOD_S, self._follow_publishers))
+            for period_s, act in (
+                (_POLL_PERIOD_S, self._poll),
+                (_QOS_PERIOD_S, self._follow_publishers),
+                (_SILENCE_PERIOD_S, self._publish_silence),
+            )
         ]
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker's threads have."""
+        return self._worker.has_ended
+
     def stop(self, timeout_s: float) -> bool:
-        """Ends everything; returns whether the worker ended in time."""
-        for timer in getattr(self, "_timers", []):
-            self._node.destroy_timer(timer)
-        for subscription in self._inputs.values():
-            subscription.destroy()
-        return self._worker.stop(timeout_s)
+        """Ends everything; nothing is published any more. Returns whether the worker ended in time."""
+        self._stopped = True
+        try:
+            for timer in self._timers:
+                self._node.destroy_timer(timer)
+            for subscription in self._inputs.values():
+                subscription.destroy()
+        finally:
+            ended = self._worker.stop(timeout_s)
+        return ended
 
     def statuses(self, prefix: str, now_s: float) -> list[Status]:
         """The state of the pipeline, every sensor, every other input, and the clock if it is driven from outside."""
@@ -97,21 +128,42 @@ class PerceptionRun:
                 counts[f"dropped.{kind}"] = counts.get(f"dropped.{kind}", 0) + n
         counts |= self._outputs.subscribers() | {"sync.timeouts": self.intake.sync_stats.timeouts}
         sight = self._quiet_sight(now_s) or self._results.worst(now_s) or self._no_sight("no set yet")
-        troubles = [text for where in ("bundle", *sight.tasks) for text in self._watch.troubles.recent(where, now_s)]
+        troubles = [
+            text for where in ("bundle", "images", *sight.tasks) for text in self._watch.troubles.recent(where, now_s)
+        ]
         deadline = self._results.deadline.verdict(now_s)
         found = [
-            pipeline_status(f"{prefix}: pipeline", perception, counts, latency, sight, deadline, troubles),
+            pipeline_status(
+                f"{prefix}: pipeline",
+                perception,
+                self._facts,
+                counts,
+                latency,
+                sight,
+                deadline,
+                troubles,
+                0.0 if self._uses_sim_time else self._watch.stamps_off_s,
+            ),
             *self._watch.statuses(prefix, now_s),
         ]
-        if self._node.get_parameter("use_sim_time").value:
+        if self._uses_sim_time:
             clock_ns, after_s = self._node.get_clock().now().nanoseconds, self._settings.stale_after_s
             found.append(clock_status(f"{prefix}: clock", self._clock_watch, clock_ns, after_s, now_s))
         return found
 
-    def publish_silence(self, now_s: float) -> None:
-        """Says that the node is blind, where no set has come for a while."""
-        if (sight := self._quiet_sight(now_s)) is not None:
-            self._outputs.publish_sight(sight)
+    def _publish_silence(self) -> None:
+        """Says that the node is blind, where no set has come for a while; again and again."""
+        now_s = time.monotonic()
+        if now_s - self._silence_said_s < QUIET_S or (sight := self._quiet_sight(now_s)) is None:
+            return
+        self._silence_said_s = now_s
+        self._outputs.publish_sight(sight)
+        if self._outputs.detection is not None:
+            self._outputs.detection.clear(sight.stamp_ns)
+
+    @property
+    def _uses_sim_time(self) -> bool:
+        return bool(self._node.get_parameter("use_sim_time").value)
 
     def _subscribe(self, route: InputTopic) -> None:
         policy, kind = input_policy(route, self._perception.rig), message_class(route.type_name)
@@ -176,31 +228,46 @@ class PerceptionRun:
 
     def _publish(self, observation: Observation, result: PerceptionResult) -> None:
         """Called in the worker's thread."""
+        if self._stopped:
+            return
         assert result.sight is not None
         self._say(result.sight)
+        segmentation, detection = self._outputs.segmentation, self._outputs.detection
+        if segmentation is not None and result.segmentation is not None:
+            segmentation.publish(result.segmentation)
+        if detection is not None and result.detection is not None:
+            detection.publish(result.detection)
+        try:
+            self._note_age(observation)
+            self._illustrate(observation, result)
+        except Exception as error:  # the results are out, and are not taken back for a picture
+            self._on_problem("images", error)
+
+    def _illustrate(self, observation: Observation, result: PerceptionResult) -> None:
         segmentation, detection = self._outputs.segmentation, self._outputs.detection
         if segmentation is not None and result.segmentation is not None:
             reference = observation.bundle.measurements[observation.bundle.reference]
             assert isinstance(reference, ImageFrame)
             alpha = float(self._node.get_parameter("overlay_alpha").value)
-            segmentation.publish(reference, result.segmentation, alpha)
+            segmentation.illustrate(reference, result.segmentation, alpha)
         if detection is not None and result.detection is not None:
-            detection.publish(result.detection)
+            detection.illustrate(result.detection)
         elif detection is not None:
             detection.clear(observation.bundle.stamp_ns)
-        self._note_age(observation)
 
     def _note_age(self, observation: Observation) -> None:
         """From the sensor to the published result; of a recording, from the reference's arrival."""
         now_s = time.monotonic()
         age_s = now_s - observation.arrived_ns * 1e-9
-        if not self._watch.is_recording(now_s):
+        if not self._watch.is_recording:
             age_s = (self._node.get_clock().now().nanoseconds - observation.bundle.stamp_ns) * 1e-9
         self._results.deadline.published(now_s, age_s)
         self._worker.note({"age": age_s * 1e3})
 
     def _on_dropped(self, observation: Observation, error: Exception) -> None:
         """Called in the worker's thread: there is no result of this observation."""
+        if self._stopped:
+            return
         self._say(self._perception.sight(observation).failed(f"{type(error).__name__}: {error}"))
         if self._outputs.detection is not None:
             self._outputs.detection.clear(observation.bundle.stamp_ns)

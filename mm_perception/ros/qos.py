@@ -86,7 +86,8 @@ def input_policy(topic: InputTopic, rig: RigConfig) -> InputPolicy:
     """Sensors as the rig says; what is small and rare has deep queues, as tf2's."""
     if topic.role == "sensor":
         sensor = rig.sensor(topic.sensor)
-        return InputPolicy(sensor.reliability, sensor.queue_depth)
+        # A still scene gives no events.
+        return InputPolicy(sensor.reliability, sensor.queue_depth, "anything" if sensor.kind == "events" else "stream")
     if topic.role == "camera_info":
         return InputPolicy(expects="once")
     # A broadcaster of transforms may exist and have none to send.

@@ -92,6 +92,11 @@ class InferenceWorker:
             return {**self._counts, "unfinished": unfinished}, self._latency.summary()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether no thread runs any more."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
     def is_busy(self) -> bool:
         """Whether something waits or is being worked on."""
         with self._condition:
@@ -110,7 +115,7 @@ class InferenceWorker:
         deadline_s = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return self.has_ended
 
     def _may_go_on(self, ready: Callable[[], bool]) -> bool:
         """Waits, with the lock held, until something is ready; False: stop."""

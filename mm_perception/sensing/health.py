@@ -30,6 +30,8 @@ NEAR_M = 1.5
 FAR_M = 200
 FEWEST_RETURNS = 3
 """With which a sector counts as covered."""
+FORGETS = 0.999
+"""What a sweep's best number of returns fades by with each further one: by half in 70 s at 10 Hz."""
 _SAMPLES = 1 << 16
 
 
@@ -62,12 +64,14 @@ class Health:
         repeats: how many measurements before it had the same content.
         coverage: of LiDAR sweeps.
         shape: what describes its form: size, or "" where it has none.
+        usual_returns: of LiDAR sweeps, how many returns beyond 1.5 m the sensor gave at best of late.
     """
 
     problem: str = ""
     repeats: int = 0
     coverage: Coverage | None = None
     shape: str = ""
+    usual_returns: int = 0
 
 
 class HealthMonitor:
@@ -76,6 +80,7 @@ class HealthMonitor:
     def __init__(self) -> None:
         self._signature: int | None = None
         self._repeats = 0
+        self._usual_returns = 0.0
 
     def look(self, measurement: Measurement) -> Health:
         """The health of the next measurement."""
@@ -86,7 +91,9 @@ class HealthMonitor:
         if not problem and self._is_frozen(measurement):
             problem = "frozen"
         coverage = cover(measurement.xyz) if isinstance(measurement, PointCloud) else None
-        return Health(problem, self._repeats, coverage, _shape(measurement))
+        if coverage is not None:
+            self._usual_returns = max(coverage.returns, self._usual_returns * FORGETS)
+        return Health(problem, self._repeats, coverage, _shape(measurement), round(self._usual_returns))
 
     def _is_frozen(self, measurement: Measurement) -> bool:
         if isinstance(measurement, EventPacket):
@@ -135,7 +142,8 @@ def content_signature(measurement: Measurement) -> int:
         parts = (measurement.xyz,)
     else:
         # A static scene gives no events: then nothing repeats.
-        parts = (measurement.x, measurement.y) if len(measurement) else (np.array([measurement.stamp_ns]),)
+        times = measurement.t_ns - measurement.stamp_ns
+        parts = (measurement.x, measurement.y, times) if len(measurement) else (np.array([measurement.stamp_ns]),)
     number = 0
     for part in parts:
         number = zlib.crc32(np.ascontiguousarray(_sample(part)).data, number ^ part.size & 0xFFFFFFFF)

@@ -98,6 +98,7 @@ class SyncStats:
 
 _WINDOW_SLACK_NS = 1_000_000_000
 """How much later than its events a reference may arrive."""
+_GAPS_KEPT = 100
 _WINDOW_TAIL = 50
 """A window counts as filled when all but this fraction of it (one in ...) at its end has come."""
 
@@ -105,17 +106,22 @@ _WINDOW_TAIL = 50
 class _Gap:
     """A lower bound of the time between a stream's messages: given, learned, or assumed until two have come."""
 
-    __slots__ = ("_assumed_ns", "_given_ns", "_smallest_ns")
+    __slots__ = ("_assumed_ns", "_before_ns", "_count", "_given_ns", "_smallest_ns")
 
     def __init__(self, given_ns: int | None, assumed_ns: int) -> None:
         self._given_ns = given_ns
         self._assumed_ns = assumed_ns
         self._smallest_ns: int | None = None
+        self._before_ns: int | None = None
+        self._count = 0
 
     def note(self, newest_ns: int | None, stamp_ns: int) -> None:
         if newest_ns is not None and stamp_ns > newest_ns:
             gap = stamp_ns - newest_ns
             self._smallest_ns = gap if self._smallest_ns is None else min(gap, self._smallest_ns)
+            self._count += 1
+            if self._count == _GAPS_KEPT:  # a stray gap counts for two of these at most, not for ever
+                self._before_ns, self._smallest_ns, self._count = self._smallest_ns, gap, 0
 
     @property
     def bound_ns(self) -> int:
@@ -124,7 +130,8 @@ class _Gap:
             return max(self._given_ns, 1)
         if self._smallest_ns is None:
             return self._assumed_ns
-        return max(self._smallest_ns // 2, 1)
+        smallest_ns = self._smallest_ns if self._before_ns is None else min(self._smallest_ns, self._before_ns)
+        return max(smallest_ns // 2, 1)
 
 
 class _Buffer(Generic[Item]):

@@ -13,7 +13,13 @@ from mm_perception.geometry.sweeps import Turn
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.pipeline.intake import Calibration, Observation
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarView
-from mm_perception.pipeline.sight import Sight, detection_sight, ground_coverage, segmentation_sight
+from mm_perception.pipeline.sight import (
+    Sight,
+    detection_sight,
+    ground_coverage,
+    segmentation_sight,
+    unseen_by_the_network,
+)
 from mm_perception.sensing.health import Health, cover
 
 T = 10_000_000_000
@@ -161,3 +167,26 @@ def test_events_have_no_form_that_blinds():
     rgb = ImageFrame(np.zeros((4, 4, 3), np.uint8), T, "cam")
     bundle = SensorBundle(T, "rgb", {"rgb": rgb, "events": none})
     assert segmentation_sight(Observation(bundle, Calibration({}, {}, {})), "events").mode == "full"
+
+
+@pytest.mark.parametrize(("returns", "free"), [(4000, True), (1300, True), (1100, False), (100, False)])
+def test_a_sweep_that_has_lost_most_of_its_returns_says_nothing_of_a_free_road(returns, free):
+    cloud = sweep(n=returns)
+    seen = Health("", 0, cover(cloud.xyz), "", 4000)
+    sight = detection_sight(observe(cloud, health={LIDAR: seen}), TAPS, RIG)
+    assert sight.no_boxes_means_free == free
+    assert (f"{LIDAR}.thin" in sight.degraded) != free
+
+
+@pytest.mark.parametrize(
+    ("degraded", "lost", "expected"),
+    [
+        ({}, {"out_of_range": 40}, []),
+        ({}, {"out_of_range": 60}, [f"{LIDAR}.range"]),
+        ({"capacity.over_cells": "9 points were lost"}, {}, ["capacity.over_cells"]),
+        ({f"{LIDAR}.empty": "no point"}, {}, [f"{LIDAR}.empty"]),
+        ({"cam_back.missing": "no image"}, {"over_pillar": 90}, []),
+    ],
+)
+def test_points_that_do_not_reach_the_network_are_not_seen(degraded, lost, expected):
+    assert list(unseen_by_the_network(degraded, lost, 100, LIDAR)) == expected

@@ -157,7 +157,7 @@ def test_markers_go_away_when_there_are_no_newer_boxes():
         heard: list[Any] = []
         array = message_class("visualization_msgs/msg/MarkerArray")
         node.create_subscription(array, "/outputs/output/detection_markers", heard.append, output_qos())
-        for act in (lambda: outputs.publish(outcome), lambda: outputs.clear(STAMPS[1])):
+        for act in (lambda: outputs.illustrate(outcome), lambda: outputs.clear(STAMPS[1])):
             before = len(heard)
             while not outputs._markers.get_subscription_count():
                 executor.spin_once(timeout_sec=0.05)

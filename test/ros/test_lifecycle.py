@@ -224,3 +224,34 @@ def test_progress_is_on_diagnostics_while_engines_are_built(node, monkeypatch):
         executor.shutdown()
         listener.destroy_node()
     assert any(text.startswith("configuring since") and "building layer 3" in text for text in heard), heard
+
+
+def test_an_inference_that_does_not_end_is_left_alone_and_says_nothing_more(node, monkeypatch):
+    import threading
+    from types import SimpleNamespace
+
+    going, begun = threading.Event(), threading.Event()
+
+    def stuck(self: Any, observation: Any) -> Any:
+        begun.set()
+        going.wait(60)
+        raise ModelError("too late")
+
+    assert [node.trigger_configure(), node.trigger_activate()] == [SUCCESS, SUCCESS]
+    monkeypatch.setattr(fusion_node, "STOP_WITHIN_S", 0.05)
+    monkeypatch.setattr(type(node.perception), "step", stuck)
+    said: list[Any] = []
+    monkeypatch.setattr(type(node._outputs), "publish_sight", lambda self, sight: said.append(sight))
+    run = node.run
+    run._worker.submit(SimpleNamespace(bundle=None))
+    assert begun.wait(20)
+    assert node.trigger_deactivate() == SUCCESS and node.has_leftovers
+    said.clear()
+    assert node.trigger_activate() == FAILURE and "still under way" in node.failure
+    assert node.trigger_cleanup() == FAILURE and label(node) == "inactive" and node.perception is not None
+    going.set()
+    for thread in run._worker._threads:
+        thread.join(20)
+    assert run.has_ended and not node.has_leftovers and said == []
+    monkeypatch.undo()
+    assert [node.trigger_activate(), node.trigger_deactivate(), node.trigger_cleanup()] == [SUCCESS] * 3

@@ -116,3 +116,18 @@ def test_absurd_and_empty_sweeps_are_covered_without_complaint():
     with np.errstate(over="ignore"):
         assert cover(np.array([[3e38, 3e38, 0.0]] * 5, np.float32)).range_m.max() == FAR_M
     assert cover(np.zeros((0, 3), np.float32)).covered_deg == 0
+
+
+def test_the_usual_number_of_returns_is_the_best_of_late_and_fades():
+    monitor = HealthMonitor()
+    usual = [monitor.look(cloud(ring(np.arange(n)), t)).usual_returns for t, n in enumerate((100, 360, 10, 10), 1)]
+    assert usual[:2] == [300, 1080] and 1070 < usual[3] < usual[2] < 1080
+
+
+def test_the_same_pixels_at_other_times_are_other_events():
+    def packet(spread_ns: int, stamp_ns: int) -> EventPacket:
+        x = np.zeros(4, np.uint16)
+        return EventPacket(x, x, np.ones(4, bool), stamp_ns + np.arange(4) * spread_ns, 9, 9, stamp_ns, "ev")
+
+    monitor = HealthMonitor()
+    assert [monitor.look(packet(1000 + 7 * t, t)).problem for t in range(1, 7)] == [""] * 6

@@ -291,3 +291,11 @@ def test_time_does_not_run_out_while_older_arrivals_wait_in_other_queues():
     assert matched.stamp_ns == 0 and matched.missing == ()
     assert sync.stats.timeouts == 0
     assert [m.missing for m in sync.poll(300 * MS)] == [("lidar",)]
+
+
+def test_a_stray_gap_is_forgotten():
+    sync = make(Stream("lidar", 0, 60 * MS, required=False))
+    stamps = [0, 1 * MS, *(i * 100 * MS for i in range(1, 300))]
+    for stamp in stamps:
+        sync.push("lidar", stamp, "l", 0)
+    assert sync._buffers["lidar"].gap.bound_ns == 50 * MS
