@@ -56,7 +56,7 @@ class Figures:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--seconds", type=numbers.real(1.0, 86_400.0), default=60.0, help="length of the streams")
+    parser.add_argument("--seconds", type=numbers.real(0.1, 86_400.0), default=60.0, help="length of the streams")
     parser.add_argument("--seed", type=numbers.seed, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     add_overwrite(parser)

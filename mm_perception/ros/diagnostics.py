@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.status import MODE_LEVELS
 from mm_perception.core.rig import SensorConfig
@@ -31,6 +33,8 @@ Status = tuple[str, int, str, Mapping[str, str]]
 
 MODE_WINDOW_S = 1.0
 """The worst mode of this long counts, so that a level does not flicker with every set."""
+FEWEST_WITNESSES = 3
+"""Sensors that must agree before the reference's clock is doubted."""
 FEWEST_MESSAGES = 5
 """With which a sensor counts as one that never matches."""
 _DROPPED_IN_WORDS = {
@@ -205,10 +209,12 @@ class InputWatch:
         found.add(WARN, self._never_matched(sensor))
 
     def _clock_skew(self, sensor: SensorConfig, now_s: float) -> str:
-        """A constant offset between the sensor's clock and the reference's."""
+        """A constant offset between the sensor's clock and the reference's; of the reference, and most others'."""
         reference = self._intake.rig.reference
         own, others = self._sensors[sensor.name].age_s(now_s), self._sensors[reference].age_s(now_s)
-        if sensor.name == reference or own is None or others is None:
+        if sensor.name == reference:
+            return self._reference_skew(own, now_s)
+        if own is None or others is None:
             return ""
         ahead_s = others - own - sensor.offset_ms * 1e-3
         if abs(ahead_s) < max(SKEW_S, sensor.tolerance_ms * 1e-3 + 0.1):
@@ -216,6 +222,21 @@ class InputWatch:
         if ahead_s < 0:
             return f"its stamps are {-ahead_s:.3f} s behind those of {reference} on arrival: late, or another clock"
         return f"its stamps are {ahead_s:.3f} s ahead of those of {reference}: another clock? Synchronise it (PTP, NTP)"
+
+    def _reference_skew(self, own_s: float | None, now_s: float) -> str:
+        """Where the reference is off, all others look so: with three or more of one mind it is the reference."""
+        ages = [
+            age_s + one.offset_ms * 1e-3
+            for one in self._intake.rig.sensors
+            if one.name != self._intake.rig.reference and (age_s := self._sensors[one.name].age_s(now_s)) is not None
+        ]
+        if own_s is None or len(ages) < FEWEST_WITNESSES:
+            return ""
+        middle_s, spread_s = float(np.median(ages)), float(np.subtract(*np.percentile(ages, (75, 25))))
+        if abs(own_s - middle_s) < SKEW_S or spread_s > SKEW_S / 2:
+            return ""
+        side = "ahead of" if own_s < middle_s else "behind"
+        return f"its stamps are {abs(own_s - middle_s):.3f} s {side} those of most sensors on arrival"
 
     def _never_matched(self, sensor: SensorConfig) -> str:
         # Sets do not wait for the others: a sensor that is later than those that are used is in none of them.

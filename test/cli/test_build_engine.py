@@ -57,8 +57,8 @@ def test_an_exported_file_is_taken_with_its_card(built, tmp_path, capsys):
     [
         (["nowhere.onnx"], "expected the file and its card nowhere.yaml"),
         (["no-such-model"], "neither a file nor a name"),
-        ([MODEL, "--workspace-mb", "0"], "workspace: expected at least 1 MiB"),
-        ([MODEL, "--optimization-level", "9"], "optimization level: expected 0 to 5"),
+        ([MODEL, "--workspace-mb", "0"], "--workspace-mb: expected a whole number in [1, "),
+        ([MODEL, "--optimization-level", "9"], "--optimization-level: expected a whole number in [0, 5]"),
         ([MODEL, "--shapes", "rgb:1x3"], "--shapes: expected NAME="),
         ([MODEL, "--for-gpu", "8.9", "--bag", "rosbags/demo.mcap", "--rig", "sim", "--samples", "0"], "--samples"),
         ([MODEL, "--for-gpu", "8.9", "--precision", "int8"], "INT8 needs calibration inputs"),
