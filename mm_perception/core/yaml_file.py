@@ -6,6 +6,7 @@ and not too large with its aliases written out is built.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Hashable
 from pathlib import Path
@@ -18,7 +19,8 @@ from mm_perception.core.limits import MAX_NUMBER_CHARS, MAX_YAML_BYTES, MAX_YAML
 
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STRING_TAG = "tag:yaml.org,2002:str"
-_NUMBER_STARTS = "+-.0123456789"
+_NUMBER = re.compile(r"[+-]?(0x[0-9a-fA-F_]+|[0-9_.:eE+-]+)")
+"""What YAML may take for a number; a checksum in hexadecimal is none."""
 
 
 class _Loader(_FAST):  # type: ignore[misc, valid-type]
@@ -132,7 +134,7 @@ def _check_tag(event: Any, where: str, line: int) -> None:
 
 def _check_number(event: yaml.ScalarEvent, where: str, line: int) -> None:
     value = event.value
-    if event.implicit[0] and len(value) > MAX_NUMBER_CHARS and value[0] in _NUMBER_STARTS and " " not in value:
+    if event.implicit[0] and len(value) > MAX_NUMBER_CHARS and _NUMBER.fullmatch(value):
         raise ConfigError(f"{where}: line {line}: a number of {len(value)} characters")
 
 
