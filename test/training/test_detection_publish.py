@@ -98,8 +98,9 @@ def test_an_interrupted_publishing_leaves_no_card_and_nothing_half_written(
 
 
 def test_a_card_of_other_weights_never_stays(network, card, frames, tmp_path, monkeypatch):
-    """Published again, and stopped when the new weights are there: the old card is not."""
+    """Published again, and stopped before the new card is whole: old card and old weights stay together."""
     publish(network, card, frames, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("toy.*")}
     other = untrained_detector(VARIANTS["micro"], len(card.classes), 4).eval()
     real, calls = save_card, []
 
@@ -112,7 +113,8 @@ def test_a_card_of_other_weights_never_stays(network, card, frames, tmp_path, mo
     monkeypatch.setattr("mm_perception.training.publish.save_card", stop_second)
     with pytest.raises(KeyboardInterrupt):
         publish(other, card, frames, tmp_path)
-    assert not (tmp_path / "toy.yaml").exists() and not list(tmp_path.glob(".*"))
+    assert {path: path.read_bytes() for path in tmp_path.glob("toy.*")} == before and len(before) == 2
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_failed_checks_leave_what_was_there(network, card, frames, tmp_path):
