@@ -53,9 +53,14 @@ class LatencyLog:
 
     def summary(self) -> dict[str, LatencySummary]:
         """Per stage, in the order in which the stages first came; empty without data."""
-        result = {}
-        for stage, values in self._ms.items():
-            data = np.array(values)
-            median, p95, p99 = np.percentile(data, (50, 95, 99))
-            result[stage] = LatencySummary(len(data), float(median), float(p95), float(p99), float(data.max()))
-        return result
+        return {stage: _summed_up(values) for stage, values in self._ms.items()}
+
+    def of(self, stage: str) -> LatencySummary | None:
+        """Of one stage; None if it never came."""
+        return _summed_up(self._ms[stage]) if stage in self._ms else None
+
+
+def _summed_up(values: deque[float]) -> LatencySummary:
+    data = np.array(values)
+    median, p95, p99 = np.percentile(data, (50, 95, 99))
+    return LatencySummary(len(data), float(median), float(p95), float(p99), float(data.max()))

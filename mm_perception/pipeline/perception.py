@@ -26,6 +26,7 @@ from mm_perception.pipeline.sight import (
     Sight,
     detection_sight,
     ground_coverage,
+    in_words,
     segmentation_sight,
     unseen_by_the_network,
 )
@@ -151,7 +152,7 @@ class Perception:
             prepared.segmentation = _tried("segmentation", prepare, failures)
         if self.detection is not None:
             if blind := prepared.sight.tasks["detection"].blind:
-                failures["detection"] = SightError(f"detector: {_in_words(blind)}")
+                failures["detection"] = SightError(f"detector: {in_words(blind)}")
             else:
                 prepared.detection = _tried("detection", partial(self.detection.prepare, observation, clock), failures)
         if prepared.segmentation is None and prepared.detection is None:
@@ -186,7 +187,7 @@ class Perception:
         task = prepared.sight.tasks["detection"]
         unseen = unseen_by_the_network(outcome.degraded, outcome.lost, len(outcome.table), self.detection.taps.lidar)
         if not len(outcome.detections) and (unseen or not task.no_boxes_means_free):
-            raise SightError(f"detector: no boxes, which says nothing: {_in_words({**task.degraded, **unseen})}")
+            raise SightError(f"detector: no boxes, which says nothing: {in_words({**task.degraded, **unseen})}")
         return outcome
 
     def warm_up(self) -> None:
@@ -212,10 +213,6 @@ def _tried(task: str, action: Callable[[], T], failures: dict[str, MmPerceptionE
     except MmPerceptionError as error:
         failures[task] = error
         return None
-
-
-def _in_words(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{what}: {why}" for what, why in reasons.items())
 
 
 def _in_order(failures: Mapping[str, MmPerceptionError]) -> list[tuple[str, MmPerceptionError]]:

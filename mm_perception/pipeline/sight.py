@@ -116,8 +116,8 @@ class Sight:
         found = {"missing": ", ".join(self.missing)}
         for name, task in self.tasks.items():
             found[f"{name}.mode"] = task.mode
-            found[f"{name}.blind"] = _in_words(task.blind)
-            found[f"{name}.degraded"] = _in_words(task.degraded)
+            found[f"{name}.blind"] = in_words(task.blind)
+            found[f"{name}.degraded"] = in_words(task.degraded)
         if "detection" in self.tasks:
             task = self.tasks["detection"]
             means_free = task.no_boxes_means_free and not task.blind
@@ -221,7 +221,8 @@ def ground_coverage(observation: Observation, taps: DetectorTaps) -> GroundCover
     return GroundCoverage(frame_id, origin, _runs(health.coverage, round(heading_deg)), health.coverage.covered_deg)
 
 
-def _in_words(reasons: Mapping[str, str]) -> str:
+def in_words(reasons: Mapping[str, str]) -> str:
+    """Reasons by their names, in one line."""
     return "; ".join(f"{what}: {why}" for what, why in reasons.items())
 
 

@@ -15,7 +15,7 @@ from mm_perception.core.rig import SensorConfig
 from mm_perception.metrics.latency import LatencySummary
 from mm_perception.pipeline.intake import InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception
-from mm_perception.pipeline.sight import MODES, WHOLE_SHARE, Sight
+from mm_perception.pipeline.sight import MODES, WHOLE_SHARE, Sight, in_words
 from mm_perception.ros.monitors import (
     JITTER_S,
     RECORDING_S,
@@ -360,7 +360,7 @@ def pipeline_status(
         values[f"{stage}.p99_ms"] = f"{summary.p99_ms:.2f}"
     found = _Finding()
     for task, seen in sight.tasks.items():
-        reasons = "; ".join(f"{what}: {why}" for what, why in seen.reasons.items())
+        reasons = in_words(seen.reasons)
         found.add(MODE_LEVELS[seen.mode], f"{task} {seen.mode}: {reasons}" if reasons else "")
     if stamps_off_s:
         found.add(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
@@ -19,6 +18,7 @@ from mm_perception.ros.messages import message_class
 from mm_perception.ros.node_process import NodeProcess
 from mm_perception.ros.process_watch import usage
 from mm_perception.ros.qos import output_qos
+from mm_perception.ros.soak_judge import slope_per_min
 from mm_perception.sim.drive_loop import DriveLoop
 
 READY_WITHIN_S = 300.0
@@ -124,7 +124,7 @@ def _figures(
     def gained(name: str) -> int:
         return int(after.get(name, 0)) - int(before.get(name, 0))
 
-    times_s, rss_mb = np.array(memory).T
+    times_s, rss_mb = zip(*memory, strict=True)
     stages = {key.removesuffix(".median_ms"): float(v) for key, v in after.items() if key.endswith(".median_ms")}
     return OverloadFigures(
         offered_hz=rate_hz,
@@ -133,5 +133,5 @@ def _figures(
         inference_ms=sum(ms for stage, ms in stages.items() if stage.removeprefix("detection.") in _STAGES),
         age_median_ms=stages["age"],
         age_p95_ms=float(after["age.p95_ms"]),
-        rss_mb_per_min=60 * float(np.polyfit(times_s, rss_mb, 1)[0]),
+        rss_mb_per_min=slope_per_min(times_s, rss_mb),
     )

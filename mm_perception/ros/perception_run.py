@@ -279,7 +279,7 @@ class PerceptionRun:
     def _quiet_sight(self, now_s: float) -> Sight | None:
         """Of the time since the last set, where that is long; None if sets come."""
         quiet_s = self._results.quiet_s(now_s)
-        if quiet_s < max(QUIET_S, 3 * self._perception_period_s(), 3 * self._watch.set_period_s):
+        if quiet_s < max(QUIET_S, 3 * self._watch.set_period_s) or quiet_s < 3 * self._perception_period_s():
             return None
         why = self._watch.silence(now_s) or "the sensors' stamps do not fit together, see their statuses"
         if self._worker.is_busy:
@@ -288,7 +288,7 @@ class PerceptionRun:
 
     def _perception_period_s(self) -> float:
         """Inference time [s] of one set by what was measured, which a slow machine may need between two."""
-        summary = self._worker.snapshot()[1].get("bundle_to_output")
+        summary = self._worker.latency_of("bundle_to_output")
         return 0.0 if summary is None else summary.p95_ms * 1e-3
 
     def _no_sight(self, why: str) -> Sight:

@@ -91,6 +91,11 @@ class InferenceWorker:
             unfinished = len(self._waiting) + self._is_preparing + (self._prepared is not None) + self._is_working
             return {**self._counts, "unfinished": unfinished}, self._latency.summary()
 
+    def latency_of(self, stage: str) -> LatencySummary | None:
+        """Of one stage of `snapshot`; None if it never came."""
+        with self._condition:
+            return self._latency.of(stage)
+
     @property
     def has_ended(self) -> bool:
         """Whether no thread runs any more."""
