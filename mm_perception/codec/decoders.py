@@ -24,4 +24,4 @@ def make_decoder(sensor: SensorConfig) -> Decoder:
         return lambda msg: decode_thermal(msg, sensor.thermal_scale, sensor.pixel_limit)
     if sensor.kind == "lidar":
         return lambda msg: decode_point_cloud(msg, sensor.intensity_max, sensor.max_points)
-    return EventPacketDecoder(sensor.pixel_limit, sensor.max_events).decode
+    return EventPacketDecoder(sensor.pixel_limit, sensor.max_events)

@@ -212,6 +212,10 @@ class EventPacketDecoder:
         self._next_seq: int | None = None
         self._last: tuple[int, int] | None = None
 
+    def __call__(self, msg: Any) -> EventPacket:
+        """`decode`, as every sensor's decoder is called."""
+        return self.decode(msg)
+
     @property
     def losses(self) -> dict[str, int]:
         """Counts of what was lost, by what it was."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mm_perception.codec.camera_info import decode_camera_info
-from mm_perception.codec.decoders import Decoder, make_decoder
+from mm_perception.codec.decoders import make_decoder
+from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.transforms import decode_odometry, feed_transforms
 from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.rig import RigConfig, SensorConfig
@@ -192,10 +193,11 @@ class Intake:
     def sync_stats(self) -> SyncStats:
         return self._synchronizer.stats
 
-    @property
-    def decoders(self) -> Mapping[str, Decoder]:
-        """By sensor name."""
-        return self._decoders
+    def losses(self) -> dict[str, Counter[str]]:
+        """What decoders that live across messages lost, by sensor name and kind."""
+        return {
+            name: Counter(one.losses) for name, one in self._decoders.items() if isinstance(one, EventPacketDecoder)
+        }
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -275,10 +277,10 @@ class Intake:
     def _examine(self, name: str, measurement: Measurement, msg: Any) -> None:
         """Notes a measurement's health, and what of its form is new."""
         stamp_ns, health = measurement.stamp_ns, self._monitors[name].look(measurement)
-        self.newest_ns[name], self.newest_health[name] = stamp_ns, health
         known = self._health[name]
-        if known and stamp_ns < max(known) - JUMP_NS:
+        if stamp_ns < self.newest_ns.get(name, stamp_ns) - JUMP_NS:
             known.clear()  # a bag that loops uses its stamps again
+        self.newest_ns[name], self.newest_health[name] = stamp_ns, health
         known.setdefault(stamp_ns, health)  # of two with one stamp, the first is used
         if len(known) > _HEALTH_KEPT:
             del known[next(iter(known))]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.status import MODE_LEVELS
 from mm_perception.core.rig import SensorConfig
 from mm_perception.metrics.latency import LatencySummary
@@ -151,18 +150,13 @@ class InputWatch:
             if reason in _DROPPED_IN_WORDS:
                 text = f"{n} message(s) {_DROPPED_IN_WORDS[reason]}"
                 self.troubles.note(f"sensor {sensor}", f"dropped.{reason}", text, now_s)
-        for sensor, losses in self._losses().items():
+        for sensor, losses in self._intake.losses().items():
             for what, n in (losses - self._losses_before.get(sensor, Counter())).items():
                 self.troubles.note(f"sensor {sensor}", what, f"{n} {what.replace('_', ' ')}", now_s)
             self._losses_before[sensor] = losses
         self._counts.append((now_s, Counter(stats.received), Counter(stats.matched)))
         while len(self._counts) > 2 and now_s - self._counts[1][0] >= WINDOW_S:
             self._counts.popleft()
-
-    def _losses(self) -> dict[str, Counter[str]]:
-        """What event decoders lost."""
-        owners = {name: getattr(decode, "__self__", None) for name, decode in self._intake.decoders.items()}
-        return {name: Counter(one.losses) for name, one in owners.items() if isinstance(one, EventPacketDecoder)}
 
     def _sensor_status(self, title: str, sensor: SensorConfig, now_s: float) -> Status:
         name, topic, monitor = sensor.name, sensor.input_topic, self._sensors[sensor.name]

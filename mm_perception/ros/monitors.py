@@ -63,14 +63,12 @@ class ArrivalMonitor:
     Attributes:
         expected_hz: given, or learned from the first messages (0: not known yet).
         learns: whether to learn it; streams that send when something happens have none.
-        received: messages.
         last_s: steady time of the newest.
         last_stamp_ns: of the newest that could be decoded.
     """
 
     expected_hz: float = 0.0
     learns: bool = True
-    received: int = 0
     last_s: float | None = None
     last_stamp_ns: int | None = None
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=400))
@@ -80,7 +78,6 @@ class ArrivalMonitor:
 
     def arrived(self, now_s: float) -> None:
         """A message came, whatever it may be worth."""
-        self.received += 1
         self.last_s = now_s
         self._arrivals.append(now_s)
 

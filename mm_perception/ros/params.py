@@ -13,9 +13,7 @@ from rclpy.node import Node
 from mm_perception.core.config import SettingInfo, from_mapping, setting_info
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.settings import FusionSettings
-
-_FOREIGN = ("use_sim_time", "start_type_description_service")
-_FOREIGN_PREFIXES = ("qos_overrides.",)
+from mm_perception.ros.arguments import FOREIGN_PARAMETERS, FOREIGN_PREFIXES
 
 
 def declare_settings(node: Node) -> FusionSettings:
@@ -35,7 +33,7 @@ def declare_settings(node: Node) -> FusionSettings:
             problems.append(str(error))
     given = node._parameter_overrides  # rclpy has no public view of what was passed but never declared
     for name in given:
-        if name not in hints and name not in _FOREIGN and not name.startswith(_FOREIGN_PREFIXES):
+        if name not in hints and name not in FOREIGN_PARAMETERS and not name.startswith(FOREIGN_PREFIXES):
             problems.append(f"{name}: unknown parameter (known: {', '.join(sorted(hints))})")
     try:
         settings = from_mapping(FusionSettings, values, "parameters")

@@ -132,14 +132,11 @@ def content_signature(measurement: Measurement) -> int:
 
     Large arrays are sampled: noise reaches every part of an image, so two of a camera that lives differ anywhere.
     """
-    if isinstance(measurement, ImageFrame):
-        parts: tuple[NDArray[Any], ...] = (measurement.image,)
-    elif isinstance(measurement, DepthFrame):
-        parts = (measurement.depth_m,)
-    elif isinstance(measurement, ThermalFrame):
-        parts = (measurement.values,)
-    elif isinstance(measurement, PointCloud):
+    parts: tuple[NDArray[Any], ...]
+    if isinstance(measurement, PointCloud):
         parts = (measurement.xyz,)
+    elif not isinstance(measurement, EventPacket):
+        parts = (_pixels(measurement),)
     else:
         # A static scene gives no events: then nothing repeats.
         times = measurement.t_ns - measurement.stamp_ns
@@ -179,11 +176,11 @@ def _shape(measurement: Measurement) -> str:
         return f"{measurement.width}x{measurement.height}"
     if isinstance(measurement, PointCloud):
         return ""
-    pixels = (
-        measurement.image
-        if isinstance(measurement, ImageFrame)
-        else measurement.depth_m
-        if isinstance(measurement, DepthFrame)
-        else measurement.values
-    )
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+    height, width = _pixels(measurement).shape[:2]
+    return f"{width}x{height}"
+
+
+def _pixels(measurement: ImageFrame | DepthFrame | ThermalFrame) -> NDArray[Any]:
+    if isinstance(measurement, ImageFrame):
+        return measurement.image
+    return measurement.depth_m if isinstance(measurement, DepthFrame) else measurement.values
