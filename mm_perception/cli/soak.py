@@ -14,16 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_perception.cli import numbers
-from mm_perception.cli.demo import DEMO_RATE_HZ, choose_detector, choose_own_domain, demo_bag
+from mm_perception.cli.demo import DEMO_RATE_HZ
+from mm_perception.cli.driving import add_drive_options, prepare_drive
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import write_json
-from mm_perception.core.resources import config_dir
-from mm_perception.core.rig import RigConfig, load_rig
-from mm_perception.core.settings import FusionSettings
+from mm_perception.core.rig import RigConfig
 from mm_perception.engines.detector_card import find_detector_card
 from mm_perception.pipeline.detection import detector_taps
-from mm_perception.pipeline.intake import Intake
 from mm_perception.sim.drive_loop import DriveLoop
 from mm_perception.sim.faults import KINDS, Fault, draw_faults
 
@@ -47,14 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=numbers.real(0.1, numbers.MAX_MINUTES), default=30.0, help="how long the vehicle drives"
     )
     parser.add_argument("--seed", type=numbers.seed, default=1, help="of the faults")
-    parser.add_argument("--rig", default="sim", help="a shipped simulated vehicle: sim or demo (no six cameras)")
-    parser.add_argument(
-        "--rate", type=numbers.real(0.01, 1000.0), default=1.0, help="sets per second: 4 / n; the machine must keep up"
-    )
     parser.add_argument("--faults", default="all", help=f"all, none, or some of: {', '.join(KINDS)}")
-    parser.add_argument("--model", default=FusionSettings().model, help="segmentation card, or none")
-    parser.add_argument("--detector", help="3D detection card, or none (default: the shipped one, if it fits)")
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    add_drive_options(parser, rate_hz=1.0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report")
     parser.add_argument("--log", type=Path, default=Path("out/soak"), help="folder for the nodes' logs")
     add_overwrite(parser)
@@ -64,24 +56,13 @@ def run(args: argparse.Namespace) -> int:
     """Drives, prints and writes; 0 if everything held that is promised, else 1."""
     console = Console()
     check_files(args, {"json": "json"})
-    rig, kinds = load_rig(args.rig), _kinds(args.faults)
-    detector = choose_detector(rig, args.detector)
-    parameters = {
-        "rig": args.rig,
-        "model": args.model,
-        "engine": args.engine,
-        "detector": detector or "none",
-        "deadline_ms": str(DEADLINE_MS),
-        "diagnostics_period_s": "0.5",
-    } | ({"output_frame": "base_link"} if detector else {})
+    kinds = _kinds(args.faults)
+    drive = prepare_drive(args, console)
+    rig, loop, detector = drive.rig, drive.loop, drive.detector
+    parameters = drive.parameters | {"deadline_ms": str(DEADLINE_MS)}
+    if detector:
+        parameters["output_frame"] = "base_link"
     lidar = detector_taps(find_detector_card(detector), rig).lidar if detector else ""
-    loop = endless_drive(args.rig, rig, args.rate, console)
-    choose_own_domain()
-    use_shipped_dds_profile()
-    try:
-        import mm_perception.ros.soak  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
     rng = np.random.default_rng(args.seed)
     seconds = args.minutes * 60
     clock_s = min(CLOCK_S, CLOCK_SHARE * seconds) if CLOCK_KIND in kinds else 0.0
@@ -108,12 +89,6 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(one["holds"] for one in facts["promises"].values()) else 1
 
 
-def use_shipped_dds_profile() -> None:
-    """Large messages of several sensors at one instant overflow Fast DDS's default shared memory; see
-    docs/troubleshooting.md. Whoever has chosen a profile keeps it."""
-    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(config_dir() / "dds" / "fastdds.xml"))
-
-
 def _kinds(text: str) -> list[str]:
     if text == "all":
         return list(KINDS)
@@ -122,21 +97,6 @@ def _kinds(text: str) -> list[str]:
         if kind not in KINDS:
             raise ConfigError(f"--faults: unknown fault {kind!r} (known: all, none, {', '.join(KINDS)})")
     return kinds
-
-
-def endless_drive(name: str, rig: RigConfig, rate_hz: float, console: Console) -> DriveLoop:
-    """The demo's drive without end, with fewer images of the reference, by which sets come.
-
-    Raises:
-        ConfigError: there is no recording of the rig, or it does not hold that rate.
-    """
-    every = round(DEMO_RATE_HZ / rate_hz) if rate_hz > 0 else 0
-    if every < 1 or abs(DEMO_RATE_HZ / every - rate_hz) > 0.01:
-        raise ConfigError(f"--rate: expected {DEMO_RATE_HZ:g} / n such as 4, 2, 1.33 or 1, got {rate_hz:g}")
-    sensor = rig.sensor(rig.reference)
-    topics = {one.topic for one in Intake(rig).inputs}
-    thinned = dict.fromkeys(filter(None, (sensor.input_topic, sensor.camera_info)), every)
-    return DriveLoop(demo_bag(name, console), topics, sensor.input_topic, rig.fixed_frame, thinned)
 
 
 def _live(

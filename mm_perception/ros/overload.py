@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-
 from mm_perception.core.errors import EngineError
 from mm_perception.core.rig import RigConfig
+from mm_perception.ros.listener import Listener
 from mm_perception.ros.live_vehicle import LiveVehicle
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.node_process import NodeProcess
@@ -67,11 +65,8 @@ def measure_overload(
     Raises:
         EngineError: the node was not ready in time, or ended.
     """
-    context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    node = rclpy.create_node("overload", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
+    listener = Listener("overload")
+    node, executor = listener.node, listener.executor
     values: dict[str, str] = {}
 
     def take(msg: Any) -> None:
@@ -109,9 +104,7 @@ def measure_overload(
         return _figures(before, values, memory, rate_hz, time.monotonic() - start_s)
     finally:
         process.stop()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
+        listener.close()
 
 
 def _figures(

@@ -12,9 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rclpy
 from numpy.typing import NDArray
-from rclpy.executors import SingleThreadedExecutor
 
 from mm_perception.bags.reader import BagReader
 from mm_perception.codec.image import decode_pixels
@@ -23,6 +21,7 @@ from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import RigConfig
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.pipeline.intake import Intake
+from mm_perception.ros.listener import Listener
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.node_process import NodeProcess
 from mm_perception.ros.player import BagPublishers, header_stamp_ns
@@ -101,12 +100,9 @@ class FusionSession:
         self._lost_before = 0  # what others sent before the first bag
         self._came: Counter[str] = Counter()
         self._process = NodeProcess(parameters | (_lossless(rig) if lossless else {}), log_path)
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("fusion_session", context=self._context)
+        self._listener = Listener("fusion_session")
+        self._node, self._executor = self._listener.node, self._listener.executor
         self._publishers = BagPublishers(self._node)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         self._subscribe()
 
     def __enter__(self) -> FusionSession:
@@ -180,10 +176,7 @@ class FusionSession:
     def stop(self, timeout_s: float = 30.0) -> int:
         """Interrupts the node as a user would and waits for its end; returns its exit code."""
         self.result.exit_code = self._process.stop(timeout_s)
-        if self._context.ok():
-            self._executor.shutdown()
-            self._node.destroy_node()
-            rclpy.try_shutdown(context=self._context)
+        self._listener.close()
         return self.result.exit_code
 
     def log_tail(self, lines: int = 15) -> str:

@@ -10,14 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-
 from mm_perception.codec.fields import NANOSECONDS
 from mm_perception.codec.status import decode_perception_status
 from mm_perception.core.errors import EngineError
 from mm_perception.core.rig import RigConfig
+from mm_perception.ros.listener import Listener
 from mm_perception.ros.live_vehicle import LiveVehicle
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.node_process import NodeProcess
@@ -120,15 +117,11 @@ class SoakSession:
         self._history: deque[Snapshot] = deque(maxlen=5000)
         self._blind = BlindWatch()
         self._start_s: float | None = None
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-        self._node: Node = rclpy.create_node("soak", context=self._context)
-        self._visitor: Node = rclpy.create_node("visitor", context=self._context)
+        self._listener = Listener("soak")
+        self._node, self._executor = self._listener.node, self._listener.executor
+        self._visitor = self._listener.add_node("visitor")
         self._visits: list[Any] = []
         self._next_visit_s = 0.0
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._executor.add_node(self._visitor)
         self._vehicle = LiveVehicle(self._node, rig, loop, with_clock)
         self._subscribe()
         self._process = NodeProcess(dict(parameters) | ({"use_sim_time": "true"} if with_clock else {}), log_path)
@@ -202,7 +195,7 @@ class SoakSession:
 
     def stop(self) -> None:
         """Ends the node and notes what it left."""
-        if not self._context.ok():
+        if not self._listener.context.ok():
             return
         ended = self._process.poll()
         self.report.exit_code = self._process.stop()
@@ -210,10 +203,7 @@ class SoakSession:
         self.report.violations = len(self._blind.violations())
         lines = self._process.log_lines()
         self.report.internal_errors = [one for one in lines if "internal error" in one or "Traceback" in one]
-        self._executor.shutdown()
-        for node in (self._visitor, self._node):
-            node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        self._listener.close()
 
     def _drive(self) -> None:
         wait_s = self._vehicle.send_due()

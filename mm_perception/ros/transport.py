@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from mm_perception.codec.encode import encode_image, encode_point_cloud
 from mm_perception.core.errors import ConfigError, DataError
 from mm_perception.core.rig import Reliability
 from mm_perception.core.types import PointCloud
+from mm_perception.ros.listener import Listener
 from mm_perception.ros.messages import RclpyMessages, message_class
 from mm_perception.ros.qos import InputPolicy
 from mm_perception.ros.subscriptions import AdaptiveSubscription
@@ -180,11 +181,8 @@ def measure_transport(
     """
     kind = parse_load(load)
     latencies_ms: list[float] = []
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("mm_perception_transport", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
+    listener = Listener("mm_perception_transport")
+    node, executor = listener.node, listener.executor
 
     def receive(msg: Any, info: dict[str, Any]) -> None:
         stamp_ns = msg.header.stamp.sec * 1_000_000_000 + msg.header.stamp.nanosec
@@ -211,9 +209,7 @@ def measure_transport(
             sent, qos, lost = process.sent or 0, subscription.decided, subscription.lost
     finally:
         subscription.destroy()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
+        listener.close()
     median, p95 = (float(x) for x in np.percentile(latencies_ms, (50, 95))) if latencies_ms else (None, None)
     return TransportFigures(load, kind.megabytes, publisher, sent, len(latencies_ms), lost, median, p95, qos)
 
