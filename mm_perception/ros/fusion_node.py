@@ -19,7 +19,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from mm_perception.codec.encode import encode_diagnostics
 from mm_perception.core.errors import EngineError, MmPerceptionError
-from mm_perception.core.processes import die_with_parent, end_children
+from mm_perception.core.processes import die_with_parent, end_children, end_within
 from mm_perception.core.progress import Caution
 from mm_perception.engines.load import why_not
 from mm_perception.engines.stamp import weights_identity
@@ -39,6 +39,8 @@ STOP_WITHIN_S = 1.0
 PARENT_VARIABLE = "MM_PERCEPTION_PARENT"
 """Of the environment: the process with this id has started the node for itself, and the node ends with it."""
 _HEARTBEAT_S = 1.0
+LEAVE_WITHIN_S = 1.5
+"""After a signal; a thread that is in the middle of native code then is left there."""
 _WAIT_S = 0.02
 _LONGEST_TEXT = 1000
 _TRIM_PERIOD_S = 30.0
@@ -309,12 +311,13 @@ def main(args: list[str] | None = None) -> int:
         used.
     """
     node: FusionNode | None = None
-    code = 0
+    code, own_end = 0, threading.Event()
     if parent := os.environ.get(PARENT_VARIABLE):
         die_with_parent(int(parent))
     try:
         check_arguments(sys.argv[1:] if args is None else args)
         rclpy.init(args=args)
+        threading.Thread(target=_leave_in_time, args=(own_end,), daemon=True).start()
         node = FusionNode()
         early = start(node)
         if early is not None:
@@ -330,9 +333,19 @@ def main(args: list[str] | None = None) -> int:
         if not is_ending():
             raise
     finally:
+        if rclpy.ok():
+            own_end.set()
         if node is not None:
             _end(node, code)
     return code
+
+
+def _leave_in_time(own_end: threading.Event) -> None:
+    """After a signal, ends the process wherever its other threads are; not where the node ends by itself."""
+    while rclpy.ok() and not own_end.wait(_WAIT_S):
+        pass
+    if not own_end.is_set():
+        end_within(LEAVE_WITHIN_S)
 
 
 def spin(node: FusionNode) -> None:

@@ -15,6 +15,8 @@ from mm_perception.models import cmx
 
 SEED = 11
 TOLERANCE = 1e-4
+MAP_TOLERANCE = 1e-5
+"""Of a map's largest value (55 to 99): float32 itself is 1.6e-6 of it off, on some processors; a wrong epsilon 6e-3."""
 
 
 def _recipe(folder: Path) -> ModuleType:
@@ -72,4 +74,5 @@ def test_fused_stage_maps_equal_the_published_ones(case):
             maps = model.backbone(rgb, x)
         for stage, got in enumerate(maps, start=1):
             want = published[f"stage{stage}_" + "x".join(map(str, size))]
-            np.testing.assert_allclose(got.numpy(), want, atol=TOLERANCE, rtol=0, err_msg=f"{size} stage {stage}")
+            atol = MAP_TOLERANCE * float(np.abs(want).max())
+            np.testing.assert_allclose(got.numpy(), want, atol=atol, rtol=0, err_msg=f"{size} stage {stage}")

@@ -210,7 +210,7 @@ def test_unusable_message_is_counted_by_topic_and_kind(demo_bag):
     good.data = good.data[:20]
     assert intake.receive(topic, good, 0) == []
     assert intake.receive(topic, object(), 0) == []
-    assert intake.rejected == {(topic, "DataError"): 1, (topic, "AttributeError"): 1}
+    assert intake.rejected == {(topic, "DataError"): 2}
     assert [where for where, _ in problems] == [topic, topic]
 
 

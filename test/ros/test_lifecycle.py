@@ -165,6 +165,8 @@ SLOW = {
     "configure": "fusion_node.build_perception = lambda *_: (say(), time.sleep(100))",
     "activate": "Perception.warm_up = lambda self: (say(), time.sleep(100))",
     "active": "say_when_ready()",
+    # Somewhere that nothing interrupts: a loop that swallows whatever a signal raises in it.
+    "stuck": "say_when_stuck()",
 }
 
 
@@ -180,6 +182,15 @@ def say(): pathlib.Path({str(marker)!r}).touch()
 def say_when_ready():
     activate = fusion_node.FusionNode._activate
     fusion_node.FusionNode._activate = lambda self: (activate(self), say())
+def say_when_stuck():
+    def stuck(node):
+        say()
+        while True:
+            try:
+                time.sleep(100)
+            except BaseException:
+                pass
+    fusion_node.spin = stuck
 {SLOW[where]}
 sys.exit(fusion_node.main(["--ros-args", "-p", "model:={small_card}", "-p", "engine:=onnxruntime"]))
 """
