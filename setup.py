@@ -19,6 +19,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
         config_files("config"),
+        config_files("config/classes"),
         config_files("config/dds"),
         config_files("config/models"),
         config_files("config/recipes"),

@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "engines": {"core", "models"},
     "pipeline": {"core", "geometry", "sensing", "gpu", "sync", "metrics", "codec", "engines"},
     "sim": {"core", "geometry", "codec", "bags"},
-    "convert": {"core", "geometry", "codec", "bags"},
+    "datasets": {"core", "geometry", "codec", "bags"},
+    "convert": {"core", "geometry", "codec", "bags", "datasets"},
     "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
     "fuzz": {"core", "geometry", "codec", "bags", "models", "engines"},
     "bench": {"core", "bags", "engines", "pipeline", "replay"},
     "training": {
-        *("core", "geometry", "sensing", "metrics", "codec", "bags"),
+        *("core", "geometry", "sensing", "metrics", "codec", "bags", "datasets"),
         *("models", "engines", "pipeline", "replay", "sim"),
     },
     # The soak drives the live node with the simulated vehicle and its faults.

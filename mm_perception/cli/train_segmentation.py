@@ -6,13 +6,14 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.labels import add_label_options, label_options
 from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import load_rig
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=numbers.whole(1, numbers.MAX_THREADS), help="CPU threads")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was interrupted")
+    add_label_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
     check_published(out, published_name(card.name, args.name), card, args.card)
     source_train, source_val = _world(args, card, console) if known is None else known
     device = choose_device(args.device)
+    assumption = getattr(source_train, "assumption", "")
+    if assumption:
+        console.print(f"assumed: {assumption} (say it with --data-classes or --label-map)", highlight=False)
     console.print(
         f"{card.name}: {len(source_train)} frames, {len(source_val)} that choose the best weights, on {device}; {out}"
     )
@@ -124,12 +129,12 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
 def _sources(args: argparse.Namespace, card: ModelCard) -> tuple[SampleSource, SampleSource]:
     from mm_perception.training.sources import open_source, separate_split
 
-    rig = load_rig(args.rig)
     check_apart(args)
+    said: dict[str, Any] = {"rig": load_rig(args.rig), "labels": label_options(args), "x_folder": args.x_folder}
     if args.val is not None:
-        train = open_source(args.data, card, separate_split(args.data, "train"), rig=rig)
-        return train, open_source(args.val, card, separate_split(args.val, "val"), rig=rig)
-    return open_source(args.data, card, "train", rig=rig), open_source(args.data, card, "val", rig=rig)
+        train = open_source(args.data, card, separate_split(args.data, "train"), **said)
+        return train, open_source(args.val, card, separate_split(args.val, "val"), **said)
+    return open_source(args.data, card, "train", **said), open_source(args.data, card, "val", **said)
 
 
 def _world(args: argparse.Namespace, card: ModelCard, console: Console) -> tuple[SampleSource, SampleSource]:

@@ -1,13 +1,13 @@
 """RGB-thermal pairs to a bag, with true labels where there are some.
 
-Read are: `vi/` and `ir/` with files of the same names (MSRS), optionally `labels/`; `image/` with four-channel PNGs
-(MFNet: Q. Ha et al., MFNet: Towards real-time semantic segmentation for autonomous vehicles with multi-spectral
-scenes, IROS 2017), optionally `labels/`; and `tiles.npz` with rgb, thermal and gt.
+Read are folders of pairs by name in all layouts of `datasets.layouts` (MFNet's four channels, MSRS, FMB, PST900, KAIST,
+LLVIP, M3FD, RoadScene, the folders of CMX's users, …), and `tiles.npz` with rgb, thermal and gt.
 
 Both sensors share one frame name, since the pairs are pixel-aligned. There is no calibration and there are no stamps:
 pair i gets i seconds after a fixed start, in the order of the names.
 
-Topics: /rgb/image_raw/compressed, /thermal/image_raw/compressed (8-bit grey), /ground_truth/segmentation (8-bit png).
+Topics: /rgb/image_raw/compressed, /thermal/image_raw/compressed (8-bit grey), /ground_truth/segmentation (8-bit png,
+the numbers of the label files).
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.bags.writer import BagWriter
 from mm_perception.codec.encode import encode_compressed
-from mm_perception.convert.files import FIRST_NS, read_image, require_folder
 from mm_perception.core.errors import DataError
+from mm_perception.datasets.files import FIRST_NS, require_folder
+from mm_perception.datasets.folder import FrameFolder, open_folder, read_frame
 
 PERIOD_NS = 1_000_000_000
 FRAME = "rgbt_optical_frame"
+_KINDS = ("thermal", "any", "thermal_raw")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,36 +67,28 @@ def convert_rgbt(source: Path, out: Path, overwrite: bool = False) -> int:
 
 
 def _pairs(source: Path) -> Iterator[Pair]:
-    if (source / "vi").is_dir():
-        yield from _two_folders(source)
-    elif (source / "image").is_dir():
-        yield from _four_channels(source)
-    elif (source / "tiles.npz").is_file():
+    if (source / "tiles.npz").is_file():
         yield from _tiles(source / "tiles.npz")
-    else:
-        raise DataError(f"{source}: expected vi/ and ir/, or image/, or tiles.npz")
+        return
+    folder = open_folder(source)
+    _check_pairs(folder)
+    for frame in folder.frames:
+        pixels = read_frame(folder, frame, _KINDS, labelled=False)
+        assert pixels.x is not None
+        labels = None if pixels.numbers is None else _label_ids(pixels.numbers, frame.labels)
+        yield Pair(frame.key, pixels.rgb, _grey(pixels.x), labels)
 
 
-def _two_folders(source: Path) -> Iterator[Pair]:
-    require_folder(source, "ir")
-    visible, thermal = ({p.name: p for p in (source / d).glob("*.png")} for d in ("vi", "ir"))
-    single = sorted(set(visible) ^ set(thermal))
-    if single or not visible:
-        raise DataError(f"{source}: no pair for {', '.join(single[:5]) or 'any name'}")
-    for name in sorted(visible):
-        yield Pair(name, _red_first(read_image(visible[name])), _grey(read_image(thermal[name])), _label(source, name))
-
-
-def _four_channels(source: Path) -> Iterator[Pair]:
-    paths = sorted((source / "image").glob("*.png"))
-    if not paths:
-        raise DataError(f"{source / 'image'}: no png files")
-    for path in paths:
-        pixels = read_image(path)
-        if pixels.ndim != 3 or pixels.shape[2] != 4:
-            raise DataError(f"{path}: expected four channels, got shape {pixels.shape}")
-        rgb, thermal = _red_first(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
-        yield Pair(path.name, rgb, thermal, _label(source, path.name))
+def _check_pairs(folder: FrameFolder) -> None:
+    """Raises DataError if some images have a second image of their own and others none, or the other way round."""
+    single = [frame.image.name for frame in folder.frames if not any(kind in frame.x for kind in _KINDS)]
+    single = single if len(single) < len(folder.frames) else []  # all: four channels
+    single += [key for kind in _KINDS[:2] for key in folder.alone.get(f"x:{kind}", [])]
+    if single:
+        raise DataError(
+            f"{folder.root}: no pair for {', '.join(single[:5])} ({len(single)} beside {len(folder.frames)} images): "
+            "expected an image and a thermal image of the same name each"
+        )
 
 
 def _tiles(path: Path) -> Iterator[Pair]:
@@ -109,17 +102,20 @@ def _tiles(path: Path) -> Iterator[Pair]:
         yield Pair(f"tile {i}", rgb[i], thermal[i], labels[i])
 
 
-def _label(source: Path, name: str) -> NDArray[np.uint8] | None:
-    path = source / "labels" / name
-    return _grey(read_image(path)) if path.is_file() else None
-
-
-def _red_first(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2RGB), np.uint8)
+def _label_ids(numbers: NDArray[Any], path: Path | None) -> NDArray[np.uint8]:
+    if numbers.ndim != 2 or int(numbers.max(initial=0)) > 255:
+        raise DataError(f"{path}: expected class ids of 8 bits in grey or a palette, got colours or larger numbers")
+    return np.asarray(numbers, np.uint8)
 
 
 def _grey(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.asarray(pixels if pixels.ndim == 2 else pixels[..., 0], np.uint8)
+    """One channel of 8 bits; 16 bits are stretched between the frame's 1st and 99th percentile."""
+    one = pixels if pixels.ndim == 2 else pixels[..., 0]
+    if one.dtype == np.uint8:
+        return np.ascontiguousarray(one)
+    low, high = np.percentile(one, (1, 99))
+    scaled = (one.astype(np.float32) - low) * (255.0 / max(float(high - low), 1.0))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
 
 
 def _check(pair: Pair) -> None:

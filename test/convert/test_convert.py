@@ -161,7 +161,7 @@ def test_made_up_pairs_survive_the_way_through_a_bag(tmp_path):
         (lambda d: (d / "vi" / "0.png").write_bytes(b"no image"), "0.png"),
         (
             lambda d: [p.unlink() for p in (d / "vi").glob("*")] and [p.unlink() for p in (d / "ir").glob("*")],
-            "no pair",
+            "no folder of images",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_missing_source_is_named(tmp_path, convert):
 
 
 def test_unknown_layout_is_named(tmp_path):
-    with pytest.raises(DataError, match="expected vi/"):
+    with pytest.raises(DataError, match="expected the folders images"):
         convert_rgbt(tmp_path, tmp_path / "out.mcap")
 
 

@@ -9,8 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from mm_perception.core.errors import BagError, DataError  # noqa: E402
+from mm_perception.core.errors import BagError, ConfigError, DataError  # noqa: E402
 from mm_perception.core.rig import load_rig  # noqa: E402
+from mm_perception.datasets.label_map import LabelOptions  # noqa: E402
+from mm_perception.sensing.depth import raw_depth_image  # noqa: E402
 from mm_perception.training.batches import epoch_order, stack  # noqa: E402
 from mm_perception.training.recipe import Recipe  # noqa: E402
 from mm_perception.training.samples import Sample, input_tensors, to_input, x_format  # noqa: E402
@@ -82,6 +84,9 @@ def write(path, pixels):
     assert cv2.imwrite(str(path), pixels)
 
 
+MFNET = ("unlabeled", "car", "person", "bike", "curve", "car stop", "guardrail", "color cone", "bump")
+
+
 class TestFolders:
     @pytest.fixture
     def mfnet(self, tmp_path):
@@ -94,15 +99,47 @@ class TestFolders:
         return tmp_path / "m"
 
     def test_four_channels(self, mfnet, make_card):
-        train, val = (open_source(mfnet, make_card(), split) for split in ("train", "val"))
+        card = make_card(classes=MFNET)
+        train, val = (open_source(mfnet, card, split) for split in ("train", "val"))
         assert (len(train), len(val)) == (1, 1)
         sample = train[0]
         assert (sample.rgb[0, 0].tolist(), sample.x[0, 0].tolist(), sample.condition) == ([10, 20, 30], [40] * 3, "day")
         assert val[0].condition == "night"
-        only_rgb = open_source(mfnet, make_card("rgb", "rgb"), "train")[0]
+        only_rgb = open_source(mfnet, make_card("rgb", "rgb", MFNET), "train")[0]
         np.testing.assert_array_equal(only_rgb.x, only_rgb.rgb)
         with pytest.raises(DataError, match="wants depth raw"):
-            open_source(mfnet, make_card("depth", "raw"), "train")
+            open_source(mfnet, make_card("depth", "raw", MFNET), "train")
+
+    def test_labels_of_other_classes_than_the_cards_are_refused(self, mfnet, make_card):
+        write(mfnet / "labels" / "00001D.png", np.full((64, 96), 1, np.uint8))
+        with pytest.raises(ConfigError, match=r"classes of mfnet.*--label-map"):
+            open_source(mfnet, make_card(), "train")
+        swapped = ("person", "car", *MFNET[3:], "unlabeled")
+        source = open_source(mfnet, make_card(classes=swapped), "train")
+        assert (int(source[0].labels[0, 0]), source.assumption) == (1, "")
+        said = open_source(mfnet, make_card(), "train", labels=LabelOptions(as_card=True))
+        assert int(said[0].labels[0, 0]) == 1
+
+    def test_sixteen_bits(self, tmp_path, make_card):
+        depth_mm = np.full((64, 96), 2000, np.uint16)
+        depth_mm[0, 0] = 0
+        for i in range(2):
+            write(tmp_path / "d" / "RGB" / f"{i}.png", np.full((64, 96, 3), 9, np.uint8))
+            write(tmp_path / "d" / "Depth" / f"{i}.png", depth_mm)
+            write(tmp_path / "d" / "Label" / f"{i}.png", np.full((64, 96), 1, np.uint16))
+        sample = open_source(tmp_path / "d", make_card("depth", "raw"), "all")[0]
+        expected = x_format("depth").quantise(raw_depth_image(np.array([[2.0]], np.float32)))[0, 0]
+        assert sample.x[5, 5].tolist() == expected.tolist() != [0, 0, 0]
+        assert sample.x[0, 0].tolist() == [0, 0, 0]
+        with pytest.raises(DataError, match="second images"):
+            open_source(tmp_path / "d", make_card("depth", "hha"), "all")
+
+    def test_an_unknown_folder_says_what_it_assumes(self, tmp_path, make_card):
+        write(tmp_path / "d" / "rgb" / "a.png", np.full((64, 96, 3), 9, np.uint8))
+        write(tmp_path / "d" / "ir" / "a.png", np.full((64, 96), 5, np.uint8))
+        write(tmp_path / "d" / "labels" / "a.png", np.full((64, 96), 2, np.uint8))
+        source = open_source(tmp_path / "d", make_card(), "all", labels=LabelOptions(offset=1))
+        assert (int(source[0].labels[0, 0]), source.assumption[:14]) == (1, "numbers 1 to 2")
 
     def test_three_folders(self, tmp_path, make_card):
         for i in range(5):
@@ -115,13 +152,13 @@ class TestFolders:
     def test_faults_are_named(self, mfnet, make_card):
         (mfnet / "images" / "00001D.png").rename(mfnet / "images" / "other.png")
         with pytest.raises(DataError, match="no 00001D"):
-            open_source(mfnet, make_card(), "train")[0]
-        write(mfnet / "labels" / "00002N.png", np.full((64, 96), 7, np.uint8))
-        with pytest.raises(DataError, match=r"00002N\.png: label 7"):
-            open_source(mfnet, make_card(), "val")[0]
+            open_source(mfnet, make_card(classes=MFNET), "train")[0]
+        write(mfnet / "labels" / "00002N.png", np.full((64, 96), 9, np.uint8))
+        with pytest.raises(DataError, match=r"00002N\.png: label 9"):
+            open_source(mfnet, make_card(classes=MFNET), "val")[0]
         write(mfnet / "labels" / "00002N.png", np.zeros((32, 96), np.uint8))
         with pytest.raises(DataError, match="do not align"):
-            open_source(mfnet, make_card(), "val")[0]
+            open_source(mfnet, make_card(classes=MFNET), "val")[0]
         with pytest.raises(DataError, match="expected the folders"):
             FolderSource(mfnet / "images", "train", make_card())
         with pytest.raises(DataError, match="does not exist"):
