@@ -1,4 +1,7 @@
-"""`mm-perception evaluate segmentation`: what a second sensor buys, on held-out scenes of the simulated world."""
+"""`mm-perception evaluate segmentation`: what a second sensor buys, on held-out scenes of the simulated world.
+
+With --data: what one model is worth on a folder of labelled images.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.evaluate_folder import run_folder
 from mm_perception.cli.held_out import add_frame_options, check_frame_options, open_pictures
+from mm_perception.cli.labels import add_label_options, given_labels
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import write_json
 from mm_perception.engines.card import ModelCard, find_card
@@ -32,13 +37,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frame_options(parser)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=CARD",
-        help=f"replace or add a model, e.g. rgb-thermal=out/train/x/x.yaml (default: {', '.join(MODELS.values())})",
+        help=f"replace or add a model, e.g. rgb-thermal=out/train/x/x.yaml (default: {', '.join(MODELS.values())}); "
+        "with --data: the card of the model to score, without NAME=",
     )  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="score labelled images of a folder, not simulated ones"
+    )
+    parser.add_argument("--split", type=Path, metavar="FILE", help="--data: list of the frames to score")
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="--data: look at six scales, each mirrored, too, as papers do"
+    )
+    add_label_options(parser)
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write each frame beside truth and predictions")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints; 0 when done."""
+    if args.data is not None:
+        return run_folder(args)
+    only_with_data = [
+        *given_labels(args),
+        *(["--split"] if args.split else []),
+        *(["--multi-scale"] if args.multi_scale else []),
+    ]
+    if only_with_data:
+        raise ConfigError(f"{only_with_data[0]}: speaks of a folder of labelled images; give one with --data DIR")
     console = Console()
     check_frame_options(args)
     cards = {name: find_card(card) for name, card in _models(args.model).items()}

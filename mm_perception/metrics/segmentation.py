@@ -88,3 +88,34 @@ def miou_of_true_classes(counts: NDArray[np.integer] | NDArray[np.floating]) -> 
     iou = np.where(true > 0, hits / np.maximum(true + predicted - hits, 1.0), 0.0)
     occurring = (true > 0).sum(axis=-1)
     return np.asarray(np.where(occurring > 0, iou.sum(axis=-1) / np.maximum(occurring, 1), np.nan))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedScores:
+    """Scores over the classes that a label map names; what a model predicts beside them is one more column.
+
+    Attributes:
+        iou: (K,) fraction; 0 for a class that neither truth nor prediction holds.
+        miou: mean over all K classes, as benchmarks with a fixed list give it.
+        miou_present: mean over the classes that the truth holds; NaN if it holds none.
+        accuracy: share of labelled pixels that are right; NaN without any.
+        pixels: (K,) labelled pixels of each class.
+    """
+
+    iou: NDArray[np.float64]
+    miou: float
+    miou_present: float
+    accuracy: float
+    pixels: NDArray[np.int64]
+
+
+def mapped_scores(counts: NDArray[np.int64]) -> MappedScores:
+    """Scores of a (K + 1, K + 1) confusion matrix whose last class is "none of them" (never in the truth)."""
+    hits = np.diag(counts)[:-1].astype(np.float64)
+    true, predicted = counts.sum(axis=1)[:-1], counts.sum(axis=0)[:-1]
+    iou = hits / np.maximum(true + predicted - hits, 1.0)
+    total = int(true.sum())
+    present = float(iou[true > 0].mean()) if total else float("nan")
+    return MappedScores(
+        iou, float(iou.mean()), present, float(hits.sum() / total) if total else float("nan"), true.astype(np.int64)
+    )
