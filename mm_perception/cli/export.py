@@ -10,6 +10,7 @@ from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError, EngineError, ModelError
 from mm_perception.core.files import check_new_file, check_outputs
+from mm_perception.datasets.classes import find_class_list
 from mm_perception.engines.card import ModelCard
 from mm_perception.engines.detector_card import DetectorCard, find_any_card
 from mm_perception.engines.load import EXPORT_TOOLS, installed
@@ -17,7 +18,13 @@ from mm_perception.engines.load import EXPORT_TOOLS, installed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--model", required=True, metavar="CARD", help="name of a shipped model card, or a card file")
+    parser.add_argument("--model", metavar="CARD", help="name of a shipped model card, or a card file")
+    parser.add_argument(
+        "--classes",
+        metavar="NAME",
+        help="instead of --model, with --weights: published weights for a data set (a name in config/classes, or a "
+        "file), from which classes, colours, normalisation, channel order and input size are taken",
+    )
     parser.add_argument("--weights", type=Path, metavar="FILE", help=".pth or .safetensors instead of the card's")
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="an .onnx file, or a folder")
     parser.add_argument("--height", type=numbers.side_px, metavar="PX", help="input height instead of the card's")
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from mm_perception.engines.stamp import weights_identity
     from mm_perception.engines.torch_engine import deployed_network
 
-    card = _adjusted(find_any_card(args.model), args)
+    card = _adjusted(_card(args), args)
     weights_identity(card)
     out = args.out if args.out.suffix == ".onnx" else args.out / f"{card.name}.onnx"
     check_outputs(
@@ -60,6 +67,46 @@ def run(args: argparse.Namespace) -> int:
     if not card.trained:
         print("  the weights are untrained: what comes out means nothing")
     return 0
+
+
+def _card(args: argparse.Namespace) -> ModelCard | DetectorCard:
+    """The card of --model, or one for the weights of --weights and the data set of --classes.
+
+    Raises:
+        ConfigError: not exactly one of --model and --classes is given, or --classes without --weights.
+        ModelError: the weights have another number of classes than the data set.
+    """
+    if (args.model is None) == (args.classes is None):
+        raise ConfigError("expected either --model CARD, or --classes NAME with --weights FILE")
+    if args.model is not None:
+        return find_any_card(args.model)
+    if args.weights is None:
+        raise ConfigError(f"--classes {args.classes}: expected the published weights, too: --weights FILE")
+    from mm_perception.models.checkpoint import checkpoint_sizes
+
+    known = find_class_list(args.classes)
+    variant, count, decoder_dim = checkpoint_sizes(args.weights)
+    if count != len(known.classes):
+        raise ModelError(f"{args.weights}: has {count} classes, {known.name} has {len(known.classes)}")
+    return ModelCard(
+        name=f"cmx-{variant}-{known.name}",
+        variant=variant,
+        classes=known.classes,
+        palette=known.palette,
+        modality=known.modality,  # type: ignore[arg-type]  # the card checks it
+        encoding=known.encoding,
+        input_height=known.input_height,
+        input_width=known.input_width,
+        channel_order=known.channel_order,  # type: ignore[arg-type]
+        trained=True,
+        weights=str(args.weights.resolve()),
+        decoder_dim=decoder_dim,
+        rgb_mean=known.rgb_mean,
+        rgb_std=known.rgb_std,
+        x_mean=known.x_mean,
+        x_std=known.x_std,
+        provenance=f"{args.weights.name}; classes of {known.name} ({known.source})",
+    )
 
 
 def _adjusted(card: ModelCard | DetectorCard, args: argparse.Namespace) -> ModelCard | DetectorCard:

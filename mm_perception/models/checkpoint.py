@@ -208,6 +208,17 @@ def load_checkpoint(
     return model.eval()
 
 
+def checkpoint_sizes(path: Path | str) -> tuple[str, int, int]:
+    """Variant, number of classes and width of the decoder of a CMX checkpoint.
+
+    Raises:
+        ModelError: the file cannot be read, or holds no CMX network.
+    """
+    state = read_state_dict(path)
+    variant = infer_variant(state, str(path))
+    return (variant, *_head_sizes(state, str(path)))
+
+
 def _fresh_head(variant: str, num_classes: int, width: int, seed: int) -> StateDict:
     """The last layer of an initialised network."""
     model = build_cmx(variant, num_classes, width)
