@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table."""
     console = Console()
     if args.bag is None:
-        for kind in ("rigs", "models", "scenarios", "recipes"):
+        for kind in ("rigs", "models", "classes", "scenarios", "recipes"):
             names = ", ".join(sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")))
             console.print(f"{kind}: {names}", highlight=False)
         reasons = {name: why_not(name) for name in ENGINE_NAMES}

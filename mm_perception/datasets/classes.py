@@ -15,6 +15,8 @@ from mm_perception.core.resources import find_config
 MAX_CLASSES = 255
 Colour = tuple[int, int, int]
 Triple = tuple[float, float, float]
+_SPELLINGS = {"unlabelled": "unlabeled", "background": "unlabeled", "colourcone": "colorcone", "tv": "television"}
+"""Other ways to write a name, both without case and blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,13 @@ def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
 
 def index_of(name: str, classes: Sequence[str]) -> int | None:
     """Where a name stands in a list; None where it does not."""
+    names = [plain(known) for known in classes]
     wanted = plain(name)
-    return next((i for i, known in enumerate(classes) if plain(known) == wanted), None)
+    other = _SPELLINGS.get(wanted, wanted)
+    for known, sought in ((names, wanted), (names, other), ([_SPELLINGS.get(one, one) for one in names], other)):
+        if sought in known:
+            return known.index(sought)
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -216,7 +216,10 @@ def _calibration(root: Path, cameras: list[str]) -> tuple[dict[str, NDArray[np.f
         return projections, RigidTransform(FIRST_CAMERA, LIDAR, _orthonormal(tr[:, :3]), tr[:, 3])
     missing = [name for name in ("R0_rect", "Tr_velo_to_cam") if name not in values]
     if missing:
-        raise DataError(f"{path}: no {', '.join(missing)} (nor Tr)")
+        raise DataError(
+            f"{path}: no {', '.join(missing)} (nor Tr): the file that comes with the images lacks it, take that of "
+            "data_odometry_calib.zip"
+        )
     tr = _take(values, "Tr_velo_to_cam", (3, 4), path)
     return projections, _rectified(_take(values, "R0_rect", (3, 3), path), tr[:, :3], tr[:, 3])
 

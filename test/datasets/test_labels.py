@@ -135,6 +135,8 @@ def test_names_that_the_model_does_not_have(tmp_path, entry, expected):
 def test_names_are_found_however_they_are_written():
     assert index_of("Traffic_Light", ("car", "traffic light")) == 1
     assert index_of("traffic", ("car", "traffic light")) is None
+    assert index_of("unlabeled", ("Background", "car")) == 0
+    assert index_of("unlabelled", ("background", "unlabeled")) == 1
     assert nearest("pavment", ("pavement", "road")) == "; did you mean 'pavement'?"
     assert nearest("xyz", ("pavement", "road")) == ""
 

@@ -12,6 +12,7 @@ from makers import H, W, mfnet, pairs, write
 
 from mm_perception.core.errors import ConfigError, DataError
 from mm_perception.datasets.folder import known_set, open_folder, read_frame
+from mm_perception.datasets.label_map import LabelOptions, learned_rule
 from mm_perception.datasets.layouts import find_frames
 from mm_perception.datasets.splits import choose_frames
 
@@ -93,6 +94,16 @@ def test_fourth_channel(tmp_path):
 )  # fmt: skip
 def test_known_sets(tmp_path, layout, expected):
     assert known_set(find_frames(pairs(tmp_path, LAYOUTS[layout]))[0]) == expected
+
+
+def test_ids_in_the_red_channel(tmp_path):
+    root = pairs(tmp_path, LAYOUTS["deliver"])
+    write(root / "semantic/fog/test/MAP_1/9_semantic_front.png", (0, 0, 7, 255), 4)
+    folder = open_folder(root)
+    numbers = read_frame(folder, folder.frames[0]).numbers
+    rule = learned_rule(folder.classes, LabelOptions(), folder.classes.classes, "d")
+    assert folder.classes.classes[int(rule.apply(numbers, "f")[0, 0])] == "Road"
+    assert folder.frames[0].condition == "fog"
 
 
 def test_a_folder_may_name_its_classes(tmp_path):

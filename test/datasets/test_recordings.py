@@ -131,6 +131,10 @@ def test_other_cameras_and_jpegs(tmp_path):
         (lambda d: (d.parent / "calib_cam_to_cam.txt").unlink(), r"no calibration: expected calib_cam_to_cam"),
         (lambda d: (d.parent / "calib_cam_to_cam.txt").write_text("S: 1"), r"no P_rect_02 \(there are S\)"),
         (lambda d: (d / "image_02" / "timestamps.txt").write_text("2011-10-03 12:55:30"), "1 stamps, but there is a"),
+        (
+            lambda d: (d / "calib.txt").write_text(f"P2: {P2}") and (d.parent / "calib_cam_to_cam.txt").unlink(),
+            "nor Tr",
+        ),
         (lambda d: (d / "image_02" / "timestamps.txt").write_text("noon\n" * 3), "expected stamps such as"),
         (lambda d: (d / "velodyne_points/data/0000000001.bin").write_bytes(b"12345"), "no whole points"),
         (lambda d: (d / "image_02" / "data" / "x.png").write_bytes(b"1"), "expected a number as name"),
