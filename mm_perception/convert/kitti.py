@@ -28,7 +28,7 @@ FULL_SCALE = np.float32(255)
 
 
 def convert_kitti(source: Path, out: Path, overwrite: bool = False) -> int:
-    """Writes the bag; returns the number of frames.
+    """Writes the bag; returns the number of frames: images of the left colour camera, or sweeps where there are none.
 
     Raises:
         DataError: a file is missing, images and sweeps do not pair, or the calibration lacks a matrix.
@@ -41,14 +41,15 @@ def convert_kitti(source: Path, out: Path, overwrite: bool = False) -> int:
     with BagWriter(out, overwrite) as bag:
         transforms = [drive.camera_transform(camera) for camera in drive.images]
         # Each camera hangs below the LiDAR: a frame may have one parent only.
-        static = encode_transforms(bag.factory, [t.inverse() for t in transforms], steps[0][0])
-        bag.write("/tf_static", static, steps[0][0], latched=True)
+        if transforms:
+            static = encode_transforms(bag.factory, [t.inverse() for t in transforms], steps[0][0])
+            bag.write("/tf_static", static, steps[0][0], latched=True)
         for stamp_ns, sensor, path in steps:
             if sensor == LIDAR:
                 bag.write("/velodyne/points", _sweep(bag, drive, path, stamp_ns), stamp_ns)
             else:
                 _write_image(bag, drive, sensor, path, stamp_ns)
-    return len(drive.images.get("cam_02") or next(iter(drive.images.values())))
+    return len(drive.images.get("cam_02") or next(iter(drive.images.values()), drive.sweeps))
 
 
 def _write_image(bag: BagWriter, drive: KittiDrive, name: str, path: Path, stamp_ns: int) -> None:

@@ -44,18 +44,19 @@ class KittiDrive:
         sweeps: (stamp_ns, file) in order.
         labels: point labels by the stem of their sweep's file.
         projections: (3, 4) of each rectified camera [px], the last column K times its baseline to cam_00.
-        camera_from_lidar: cam_00, rectified, from the LiDAR.
+        camera_from_lidar: cam_00, rectified, from the LiDAR; None without cameras.
     """
 
     root: Path
     images: dict[str, list[tuple[int, Path]]]
     sweeps: list[tuple[int, Path]]
     projections: dict[str, NDArray[np.float64]]
-    camera_from_lidar: RigidTransform
+    camera_from_lidar: RigidTransform | None
     labels: dict[str, Path] = field(default_factory=dict)
 
     def camera_transform(self, camera: str) -> RigidTransform:
         """A rectified camera from the LiDAR."""
+        assert self.camera_from_lidar is not None
         projection = self.projections[camera]
         baseline = np.linalg.inv(projection[:, :3]) @ projection[:, 3]
         return RigidTransform(camera, FIRST_CAMERA, np.eye(3), baseline) @ self.camera_from_lidar
@@ -78,13 +79,13 @@ def open_kitti(source: Path) -> KittiDrive:
     images = {name: _stamped(folder, (".png", ".jpg", ".jpeg"), root) for name, folder in folders.items()}
     images = {name: frames for name, frames in images.items() if frames}
     sweep_folder = next((root / n for n in ("velodyne_points", "velodyne") if (root / n).is_dir()), None)
-    if not images or sweep_folder is None:
+    if sweep_folder is None or (not images and sweep_folder.name != "velodyne"):  # SemanticKITTI needs no images
         raise DataError(f"{source}: {_WANTED}; found {_there(root)}")
     sweeps = _stamped(sweep_folder, (".bin", ".txt"), root)
     if not sweeps:
         raise DataError(f"{sweep_folder}: no sweeps (.bin, or .txt of an unsynchronised drive)")
     _check_pairs(root, images, sweeps, strict=not (sweep_folder / "data").is_dir())
-    projections, camera_from_lidar = _calibration(root, list(images))
+    projections, camera_from_lidar = _calibration(root, list(images)) if images else ({}, None)
     labels = {path.stem: path for path in sorted((root / "labels").glob("*.label"))}
     return KittiDrive(root, images, sweeps, projections, camera_from_lidar, labels)
 
@@ -117,7 +118,7 @@ def _one_drive(source: Path) -> Path:
     if _folders(source) or (source / "velodyne_points").is_dir() or (source / "velodyne").is_dir():
         return source
     for pattern in ("*_drive_*", "*/*_drive_*", "sequences/*", "dataset/sequences/*"):
-        found = sorted(p for p in source.glob(pattern) if p.is_dir() and _folders(p))
+        found = sorted(p for p in source.glob(pattern) if p.is_dir() and (_folders(p) or (p / "velodyne").is_dir()))
         if len(found) > 1:
             shown = ", ".join(str(p.relative_to(source)) for p in found[:6])
             raise DataError(f"{source}: {len(found)} drives ({shown}, …): name one of them as SRC")
@@ -160,6 +161,8 @@ def _check_pairs(
     root: Path, images: dict[str, list[tuple[int, Path]]], sweeps: list[tuple[int, Path]], strict: bool
 ) -> None:
     """Of raw drives some sweeps are missing as published; elsewhere a file without partner is a fault."""
+    if not images:
+        return
     first = next(iter(images.values()))
     single = sorted({path.stem for _, path in first} ^ {path.stem for _, path in sweeps})
     if single and strict:

@@ -113,6 +113,16 @@ def test_stamps_of_a_sequence_and_point_classes(tmp_path):
         read_point_labels(source / "labels" / "000000.label", 5)
 
 
+def test_sweeps_and_point_classes_alone(tmp_path):
+    sequence = odometry(tmp_path / "k")
+    shutil.rmtree(sequence / "image_2")
+    (sequence / "calib.txt").unlink()
+    assert convert_kitti(tmp_path / "k", tmp_path / "k.mcap") == 2
+    with BagReader(tmp_path / "k.mcap") as bag:
+        assert set(bag.topics) == {"/velodyne/points"}
+        assert next(bag.decode(m) for m in bag.messages()).fields[4].name == "label"
+
+
 def test_other_cameras_and_jpegs(tmp_path):
     drive = raw_drive(tmp_path / "k", camera="image_00")
     for path in (drive / "image_00" / "data").glob("*.png"):
