@@ -17,7 +17,7 @@ from mm_perception.bags.flat_arrays import FLAT_ARRAYS, ITEM_TYPES, FlatArray, r
 from mm_perception.bags.storages import check_metadata, check_storages
 from mm_perception.bags.typestore import typestore
 from mm_perception.core.errors import BagError, DataError
-from mm_perception.core.limits import MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES
+from mm_perception.core.limits import MAX_LIST_BYTES, MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES
 
 _RENAMED = {"event_array_msgs/msg/EventArray": "event_camera_msgs/msg/EventPacket"}
 _BULK = frozenset(
@@ -142,8 +142,8 @@ class BagReader:
             DataError: the bytes are too many or no message of its type.
         """
         flat = self._flat(message.type_name)
-        large = message.type_name in _BULK or flat is not None
-        if len(message.cdr) > (MAX_MESSAGE_BYTES if large else MAX_SMALL_MESSAGE_BYTES):
+        most = MAX_MESSAGE_BYTES if message.type_name in _BULK else MAX_SMALL_MESSAGE_BYTES
+        if len(message.cdr) > (most if flat is None else MAX_LIST_BYTES):
             raise DataError(f"{message.topic}: {len(message.cdr)} bytes are too much for a {message.type_name}")
         try:
             if flat is not None:

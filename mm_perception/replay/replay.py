@@ -250,8 +250,10 @@ def _notes(intake: Intake) -> dict[str, str]:
         name, texts = sensor.name, list(intake.notes().get(sensor.name, ()))
         seldom = 2 * stats.matched[name] < min(stats.received[name], stats.received[rig.reference])
         if name != rig.reference and seldom:
-            unmatched = intake.clocks.unmatched(name, sensor.lag_ns, round(sensor.tolerance_ms * 1e6))
-            texts.append(intake.another_clock(name) or ("" if stats.matched[name] else unmatched))
+            tolerance_ns = round(sensor.tolerance_ms * 1e6)
+            texts.append(
+                intake.another_clock(name) or intake.clocks.out_of_tolerance(name, sensor.lag_ns, tolerance_ns)
+            )
         if any(texts):
             found[name] = "; ".join(filter(None, texts))
     return found

@@ -237,7 +237,10 @@ class InputWatch:
             return ""
         if matched_now[sensor.name] > matched[sensor.name]:
             return ""
-        return self._intake.clocks.unmatched(sensor.name, sensor.lag_ns, round(sensor.tolerance_ms * 1e6))
+        tolerance_ns = round(sensor.tolerance_ms * 1e6)
+        by_how_much = self._intake.clocks.out_of_tolerance(sensor.name, sensor.lag_ns, tolerance_ns)
+        generally = f"no message in tolerance ({sensor.tolerance_ms:g} ms) of {self._intake.rig.reference}'s"
+        return by_how_much or generally
 
     def _sensor_values(
         self, sensor: SensorConfig, monitor: ArrivalMonitor, subscription: AdaptiveSubscription, now_s: float

@@ -57,7 +57,10 @@ class ClockWatch:
     def spread_ns(self, name: str) -> int | None:
         """Median distance of the reference's stamps from the sensor's nearest, with a sign; None without both."""
         own, others = sorted(self._stamps.get(name, ())), list(self._stamps.get(self.reference, ()))
-        if len(own) < FEWEST or len(others) < FEWEST:
+        # What is kept of a fast sensor spans a shorter time than of a slow one.
+        period_ns = (own[-1] - own[0]) // (len(own) - 1) if len(own) >= FEWEST else 0
+        others = [ns for ns in others if own and own[0] - period_ns <= ns <= own[-1] + period_ns]
+        if min(len(own), len(others)) < FEWEST:
             return None
         distances = []
         for stamp_ns in others:
@@ -82,13 +85,15 @@ class ClockWatch:
             return ""
         return self._in_words(name, off_ns, offset_ms)
 
-    def unmatched(self, name: str, lag_ns: int, tolerance_ns: int) -> str:
-        """Why a sensor that arrives in time is in no set: how far its stamps are off the nearest of the reference."""
+    def out_of_tolerance(self, name: str, lag_ns: int, tolerance_ns: int) -> str:
+        """How far the stamps of a sensor are off the reference's nearest; "" where that is tolerated, or not known."""
         spread_ns = self.spread_ns(name)
-        text = f"no message in tolerance ({tolerance_ns * 1e-6:g} ms) of {self.reference}'s"
         if spread_ns is None or abs(spread_ns - lag_ns) <= tolerance_ns:
-            return text
-        return f"{text}: its nearest stamps are {_signed_ms(spread_ns)} off; see offset_ms and tolerance_ms of the rig"
+            return ""
+        return (
+            f"no message in tolerance ({tolerance_ns * 1e-6:g} ms) of {self.reference}'s: its nearest stamps are "
+            f"{spread_ns * 1e-6:+.1f} ms off; see offset_ms and tolerance_ms of the rig"
+        )
 
     def _by_first_stamps(self, name: str, offset_ms: float) -> str:
         """Of a recording whose messages of both never arrive together: it was sorted by their stamps."""
@@ -110,7 +115,3 @@ class ClockWatch:
         late = "" if off_ns > 0 or known else "late, or another clock: "
         total = f"{offset_ms + exact_ns * 1e-6:.0f}"
         return f"{text}: {late}synchronise its clock (PTP, NTP), or set offset_ms: {total} in the rig"
-
-
-def _signed_ms(ns: int) -> str:
-    return f"{ns * 1e-6:+.1f} ms"

@@ -67,6 +67,18 @@ def test_a_sensor_that_never_matches_is_named_with_its_figure_and_the_offset_men
     assert len(found) == N and report.notes == {}
 
 
+def test_stamps_that_fall_between_are_named_with_their_distance(tmp_path):
+    path = write(tmp_path / "a.mcap", "/lidar", cloud, -40 * MS)
+    report, _ = report_of(path, rig(replace(LIDAR, tolerance_ms=10.0)))
+    assert "-40.0 ms off" in report.notes["lidar"]
+
+
+def test_a_sensor_in_time_is_not_blamed_for_sets_that_another_is_missing_in(tmp_path):
+    path = write(tmp_path / "a.mcap", "/lidar", cloud)
+    report, found = report_of(path, rig(LIDAR, SensorConfig("thermal", "thermal", topic="/thermal")))
+    assert found == [] and report.notes == {}
+
+
 def test_no_returns_are_in_the_report(tmp_path):
     report, _ = report_of(write(tmp_path / "a.mcap", "/lidar", lambda ns: cloud(ns, zeros=9)), rig(LIDAR))
     assert report.left_out == {"lidar: points at the origin (no return)": 9 * N} and not report.dropped

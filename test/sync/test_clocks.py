@@ -97,9 +97,18 @@ def test_stamps_between_those_of_the_reference_are_told_with_their_distance():
     for i in range(20):
         clocks.note("rgb", T0 + i * 200 * MS, i * 200 * MS)
         clocks.note("lidar", T0 + i * 200 * MS + 80 * MS, i * 200 * MS + 82 * MS)
-    assert "+80.0 ms off" in clocks.unmatched("lidar", 0, 50 * MS)
-    assert "off" not in clocks.unmatched("lidar", 80 * MS, 50 * MS)
-    assert "off" not in ClockWatch("rgb").unmatched("lidar", 0, 50 * MS)
+    assert "+80.0 ms off" in clocks.out_of_tolerance("lidar", 0, 50 * MS)
+    assert clocks.out_of_tolerance("lidar", 80 * MS, 50 * MS) == ""
+    assert ClockWatch("rgb").out_of_tolerance("lidar", 0, 50 * MS) == ""
+
+
+def test_of_a_fast_sensor_the_time_that_is_remembered_counts():
+    clocks = ClockWatch("rgb")
+    for i in range(2000):
+        if i % 50 == 0:
+            clocks.note("rgb", T0 + i * MS, i * MS)
+        clocks.note("imu", T0 + i * MS, i * MS)
+    assert clocks.out_of_tolerance("imu", 0, 5 * MS) == ""
 
 
 @pytest.mark.parametrize("offset_s", [5, 25, 40, 100, 1234, 80_000])
