@@ -36,6 +36,8 @@ FEWEST_POINTS = 32
 DECIDED_AFTER = 5
 """Sweeps that were read alike; as many that cannot be read so later make the choice anew."""
 _NAMED = {"_ns": 1, "_nsec": 1, "_us": 1_000, "_usec": 1_000, "_ms": 1_000_000, "_msec": 1_000_000, "_s": 10**9}
+_LONGEST_WAY = 8
+"""Values in no order go up and down by a third of their span from point to point, times by less than this part."""
 _FEWEST_STEPS = 50
 """Of a float32's resolution in a sweep; with fewer, times say nothing."""
 _LARGEST = 2.0**62
@@ -178,7 +180,9 @@ class PointTimes:
         off_ns = first_ns - stamp_ns
         known = known_offset(off_ns, first_ns, stamp_ns)
         reason = f", {known.name}" if known else ""
-        how = "which is taken off" if reading.shift_ns else "re-based: the first point is taken to be at the stamp"
+        how = "re-based: the first point is taken to be at the stamp"
+        if reading.shift_ns:
+            how = f"{reading.shift_ns * 1e-9:g} s are taken off"
         side = "ahead of" if off_ns > 0 else "behind"
         figure = f"{seconds_in_words(off_ns)} {side} the stamp{reason}"
         self.notes["clock"] = f"per-point times ({name}) are on another clock ({figure}): {how}"
@@ -196,6 +200,8 @@ def _check_resolution(values: NDArray[Any]) -> None:
     largest, span = max(abs(lowest), abs(highest)), highest - lowest
     step = float(np.spacing(np.float32(largest)))
     if largest > 1.0 and largest > 100 * max(span, step) and span <= _FEWEST_STEPS * step:
+        if not span and step < 1e-3:
+            raise _UnreadableError(f"all of them are {largest:.4g}")
         raise _UnreadableError(f"a float32 near {largest:.4g} has steps of {step:.2g}: absolute times need a float64")
 
 
@@ -249,6 +255,10 @@ def _reading_of(name: str, column: _Column, dtype: np.dtype[Any], stamp_ns: int)
         fitting = [ns for ns in UNITS_NS.values() if SHORTEST_NS <= span * ns <= LONGEST_NS]
         is_named = name.lower().endswith(tuple(_NAMED)) and span * usual_ns <= FARTHEST_NS
         unit_ns = usual_ns if is_named or not fitting else fitting[0]
+    if unit_ns != usual_ns and not _looks_like_times(column):
+        raise _UnreadableError(
+            f"between {column.lowest:.4g} and {column.highest:.4g} in no order, they look like no times"
+        )
     if span * unit_ns > FARTHEST_NS:
         raise _UnreadableError(f"they span {span:.4g}, which is no sweep in any unit")
     first_ns, last_ns = column.bound_ns(column.lowest, unit_ns), column.bound_ns(column.highest, unit_ns)
@@ -260,6 +270,20 @@ def _reading_of(name: str, column: _Column, dtype: np.dtype[Any], stamp_ns: int)
     if known is not None and known.offset_ns is not None:
         return _Reading(unit_ns, "shifted", known.offset_ns)
     return _Reading(unit_ns, "other")
+
+
+def _looks_like_times(column: _Column) -> bool:
+    """Whether values rise with the order of points, column by column or row by row, or begin, end or lie as times do.
+
+    What is in no order may be times of points that were sorted or thinned out: then it begins or ends near zero, or
+    counts from long ago. Temperatures and the like do neither.
+    """
+    span = float(column.highest - column.lowest)
+    way = float(np.abs(np.diff(column.values.astype(np.float64))).sum())
+    if way < span * len(column.values) / _LONGEST_WAY:
+        return True
+    nearest = 0.0 if column.lowest <= 0 <= column.highest else float(min(abs(column.lowest), abs(column.highest)))
+    return nearest <= span / 10 or nearest >= 100 * span
 
 
 def _origin_ns(reading: _Reading, column: _Column, stamp_ns: int) -> int:

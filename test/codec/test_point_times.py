@@ -96,7 +96,9 @@ def test_a_float32_that_still_resolves_the_sweep_is_used():
 @pytest.mark.parametrize(
     "values",
     [
-        np.random.default_rng(0).uniform(-1e9, 1e9, N),  # a field of another meaning
+        np.random.default_rng(0).uniform(-1e9, 1e9, N),  # fields of another meaning
+        np.random.default_rng(0).uniform(20, 40, N).astype("f4"), np.random.default_rng(0).normal(290, 1, N),
+        np.random.default_rng(0).integers(30_000, 90_000, N).astype("u4"), np.full(N, 25.0, "f4"),
         np.full(N, np.nan), np.full(N, np.inf), np.full(N, 1e300), np.full(N, 2**64 - 1, "u8"),
         np.where(np.arange(N) % 2, 1.7e18, 1.0e18),
     ],
@@ -111,6 +113,18 @@ def test_the_order_of_points_does_not_matter():
     order = np.random.default_rng(1).permutation(N)
     absolute = STAMP_NS - 70 * DAY_S * S + SWEEP_NS
     assert PointTimes().read("t", absolute[order], STAMP_NS).tolist() == SWEEP_NS[order].tolist()
+
+
+def test_microseconds_of_points_in_no_order_are_still_times():
+    order = np.random.default_rng(1).permutation(N)
+    for counted_from_ns in (0, 1_234 * S):
+        values = ((counted_from_ns + SWEEP_NS) // 1000).astype("u4")[order]
+        assert np.abs(PointTimes().read("t", values, STAMP_NS) - SWEEP_NS[order]).max() <= 1_000
+
+
+def test_rows_of_an_organised_cloud_each_begin_anew():
+    rows = np.tile(SWEEP_NS[::8] // 1000 + 20_000, 16).astype("u4")
+    assert np.abs(PointTimes().read("t", rows, STAMP_NS) - rows.astype(int) * 1000).max() == 0
 
 
 def test_points_that_nobody_timed_count_as_measured_at_the_stamp():
