@@ -13,10 +13,11 @@ from rosbags.interfaces import Connection
 
 from mm_perception.bags.compression import unpacked_zstd
 from mm_perception.bags.damage import DamageLog
+from mm_perception.bags.flat_arrays import FLAT_ARRAYS, ITEM_TYPES, FlatArray, read_flat_array
 from mm_perception.bags.storages import check_metadata, check_storages
 from mm_perception.bags.typestore import typestore
 from mm_perception.core.errors import BagError, DataError
-from mm_perception.core.limits import MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES
+from mm_perception.core.limits import MAX_LIST_BYTES, MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES
 
 _RENAMED = {"event_array_msgs/msg/EventArray": "event_camera_msgs/msg/EventPacket"}
 _BULK = frozenset(
@@ -140,15 +141,29 @@ class BagReader:
         Raises:
             DataError: the bytes are too many or no message of its type.
         """
-        large = message.type_name in _BULK
-        if len(message.cdr) > (MAX_MESSAGE_BYTES if large else MAX_SMALL_MESSAGE_BYTES):
+        flat = self._flat(message.type_name)
+        most = MAX_MESSAGE_BYTES if message.type_name in _BULK else MAX_SMALL_MESSAGE_BYTES
+        if len(message.cdr) > (most if flat is None else MAX_LIST_BYTES):
             raise DataError(f"{message.topic}: {len(message.cdr)} bytes are too much for a {message.type_name}")
         try:
+            if flat is not None:
+                return read_flat_array(message.cdr, flat)
             return self._reader.deserialize(message.cdr, self._known_name(message.type_name))
         except Exception as error:
             raise DataError(
                 f"{message.topic}: {len(message.cdr)} bytes are no {message.type_name} ({_reason(error)})"
             ) from error
+
+    def _flat(self, type_name: str) -> FlatArray | None:
+        """The layout of a message that is one long list, where the bag's own definitions are of it."""
+        flat = FLAT_ARRAYS.get(type_name)
+        if flat is None or not self._reader.is2:
+            return None
+        recorded, known = self._reader.typestore.fielddefs, typestore().fielddefs
+        for name in (type_name, ITEM_TYPES[type_name]):
+            if recorded.get(self._known_name(name), known[name]) != known[name]:
+                return None
+        return flat
 
     def _known_name(self, type_name: str) -> str:
         """The name under which the bag's own definitions know the type."""

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from mm_perception.bags.flat_arrays import FLAT_DEFINITIONS
+
 _DEFINITIONS = {
     "event_camera_msgs/msg/EventPacket": (
         "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\n"
@@ -32,6 +34,7 @@ _DEFINITIONS = {
 
 # The name under which event_camera_msgs/EventPacket was recorded before it was renamed.
 _DEFINITIONS["event_array_msgs/msg/EventArray"] = _DEFINITIONS["event_camera_msgs/msg/EventPacket"]
+_DEFINITIONS |= FLAT_DEFINITIONS
 
 
 @lru_cache(maxsize=1)

@@ -208,6 +208,10 @@ def _facts(args: argparse.Namespace, perception: Perception, report: ReplayRepor
     if report.scores is not None:
         facts["scored"] = report.scored
         facts["segmentation"] = scores_mapping(report.scores, report.classes)
+    if report.left_out:
+        facts["left_out"] = dict(report.left_out)
+    if report.notes:
+        facts["notes"] = dict(report.notes)
     if report.degraded:
         facts["degraded"] = dict(report.degraded)
     if report.detection_scores is not None:
@@ -228,6 +232,10 @@ def _print_report(console: Console, report: ReplayReport) -> None:
         console.print(f"degraded {count:5d}  {what}", highlight=False)
     for reason, count in sorted(report.dropped.items()):
         console.print(f"dropped {count:6d}  {reason}", highlight=False)
+    for what, count in sorted(report.left_out.items()):
+        console.print(f"left out {count:5d}  {what}", highlight=False)
+    for sensor, text in report.notes.items():
+        console.print(f"{sensor}: {text}", style="yellow", highlight=False, markup=False)
     console.print(latency_table(report))
     if report.scores is not None:
         console.print(_scores_table(report))

@@ -35,6 +35,8 @@ MAX_SMALL_MESSAGE_BYTES = 4 * 2**20
 """Of a message that carries no measurement (transforms, boxes, CameraInfo, ...): its parts become Python objects."""
 MAX_MESSAGE_BYTES = 2**29
 """Of any message."""
+MAX_LIST_BYTES = 2**27
+"""Of a message of a bag that is one long list of events or points: it is copied as it is read."""
 
 MAX_YAML_BYTES = 256 * 1024
 MAX_YAML_DEPTH = 20

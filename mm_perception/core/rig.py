@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mm_perception.core.clocks import CLOCK_OFFSET_NS
 from mm_perception.core.config import load_yaml, setting
+from mm_perception.core.driver_packets import way_out
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.limits import MAX_EVENT_PIXELS, MAX_EVENTS, MAX_PIXELS, MAX_POINTS, MAX_SENSORS, MOST_PIXELS
 from mm_perception.core.resources import find_config
@@ -19,10 +21,23 @@ MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
     "rgb": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "thermal": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    "events": ("event_camera_msgs/msg/EventPacket",),
-    "lidar": ("sensor_msgs/msg/PointCloud2",),
+    "events": (
+        "event_camera_msgs/msg/EventPacket",
+        "dvs_msgs/msg/EventArray",
+        "prophesee_event_msgs/msg/EventArray",
+        "sensor_msgs/msg/PointCloud2",
+    ),
+    "lidar": (
+        "sensor_msgs/msg/PointCloud2",
+        "livox_ros_driver2/msg/CustomMsg",
+        "livox_ros_driver/msg/CustomMsg",
+        "livox_interfaces/msg/CustomMsg",
+    ),
 }
 """Message types a sensor may send; the first is the default."""
+
+MOST_OFFSET_MS = 4e12
+"""A century and more: a clock may count from 1970 or from the start of its device."""
 
 DEFAULT_DEPTH = {"events": 64}
 """Queue depths that differ from 1: event packets are pieces of one stream, and the decoder needs each."""
@@ -51,7 +66,12 @@ class SensorConfig:
     type: str = setting("", "message type; empty: the kind's raw type")
     camera_info: str = setting("", "topic of its sensor_msgs/CameraInfo; empty: none")
     required: bool = setting(True, "bundles without it are dropped")
-    offset_ms: float = setting(0.0, "its stamp minus the reference's for one instant", minimum=-1e4, maximum=1e4)
+    offset_ms: float = setting(
+        0.0,
+        "its stamp minus the reference's for one instant; from 1000 on another clock, whose stamps are corrected by it",
+        minimum=-MOST_OFFSET_MS,
+        maximum=MOST_OFFSET_MS,
+    )
     tolerance_ms: float = setting(50.0, "largest skew after the offset", minimum=0.0, maximum=1e4)
     window_ms: float = setting(
         50.0, "events: how long a time before the reference is gathered", minimum=0.1, maximum=1e4
@@ -74,6 +94,12 @@ class SensorConfig:
     )
     max_points: int = setting(MAX_POINTS, "lidar: most points of a message", minimum=1, maximum=100_000_000)
     max_events: int = setting(MAX_EVENTS, "events: most events of a message", minimum=1, maximum=100_000_000)
+    size_px: tuple[int, ...] = setting(
+        (),
+        "events: [width, height] of the sensor, where its messages do not say it (a cloud)",
+        minimum=1,
+        maximum=65_535,
+    )
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 
     def __post_init__(self) -> None:
@@ -81,7 +107,22 @@ class SensorConfig:
             raise ConfigError(f"name: expected letters, digits and underscores, got {self.name!r}")
         known = MESSAGE_TYPES.get(self.kind, ())
         if self.type and self.type not in known:
-            raise ConfigError(f"type: a {self.kind} sensor sends {' or '.join(known)}, got {self.type!r}")
+            raise ConfigError(
+                f"type: a {self.kind} sensor sends {' or '.join(known)}, got {self.type!r}{_hint(self.type)}"
+            )
+        if len(self.size_px) not in (0, 2):
+            raise ConfigError(f"size_px: expected [width, height], got {list(self.size_px)}")
+
+    @property
+    def clock_offset_ns(self) -> int:
+        """How far its clock is ahead of the reference's; 0 where `offset_ms` is a time between two measurements."""
+        offset_ns = round(self.offset_ms * 1e6)
+        return offset_ns if abs(offset_ns) >= CLOCK_OFFSET_NS else 0
+
+    @property
+    def lag_ns(self) -> int:
+        """Its stamp, on the reference's clock, minus the reference's of the set that it belongs to."""
+        return round(self.offset_ms * 1e6) - self.clock_offset_ns
 
     @property
     def message_type(self) -> str:
@@ -129,6 +170,10 @@ class RigConfig:
             raise ConfigError(f"reference: {self.reference!r} is no sensor (sensors: {', '.join(names)})")
         if reference.kind != "rgb":
             raise ConfigError(f"reference: {self.reference!r} must be of kind rgb, it is {reference.kind}")
+        if reference.offset_ms:
+            raise ConfigError(
+                f"offset_ms: {self.reference!r} is the reference, whose stamps the others' are counted from"
+            )
         for name in (*self.detector_cameras, *filter(None, [self.detector_lidar])):
             wanted = "lidar" if name == self.detector_lidar else "rgb"
             kinds = [sensor.kind for sensor in self.sensors if sensor.name == name]
@@ -150,6 +195,11 @@ class RigConfig:
 
     def with_max_wait_ms(self, max_wait_ms: float) -> RigConfig:
         return replace(self, max_wait_ms=max_wait_ms)
+
+
+def _hint(type_name: str) -> str:
+    text = way_out(type_name)
+    return f"; {text}" if text else ""
 
 
 def load_rig(name_or_path: str) -> RigConfig:

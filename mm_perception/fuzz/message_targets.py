@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mm_perception.bags.flat_arrays import FLAT_ARRAYS, read_flat_array
 from mm_perception.bags.typestore import BagMessages, typestore
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.detections import encode_detections, encode_velocities
@@ -25,9 +26,11 @@ from mm_perception.codec.encode import (
     encode_transforms,
     wrap_compressed,
 )
+from mm_perception.codec.event_arrays import EventArrayDecoder
 from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.fields import make_header
 from mm_perception.codec.image import decode_depth, decode_image, decode_labels, decode_thermal
+from mm_perception.codec.livox import decode_custom_msg
 from mm_perception.codec.objects import decode_objects
 from mm_perception.codec.point_cloud import decode_columns, decode_point_cloud
 from mm_perception.codec.transforms import decode_odometry, feed_transforms
@@ -57,6 +60,8 @@ def message_targets() -> list[Target]:
         _target("camera_info", _camera_infos, decode_camera_info, 60),
         _target("cloud", _clouds, _decode_cloud, 60),
         _target("events", _events, _decode_events, 60),
+        _list_target("event_lists", "dvs_msgs/msg/EventArray", _event_lists, EventArrayDecoder().decode),
+        _list_target("livox", "livox_ros_driver2/msg/CustomMsg", _livox, lambda m: decode_custom_msg(m, 255.0, 1000)),
         _target("transforms", _transforms, lambda msg: feed_transforms(TransformTree(), msg, static=False), 15),
         _target("odometry", _odometries, decode_odometry, 30),
         _target("objects", _objects, decode_objects, 15),
@@ -75,6 +80,22 @@ def _target(name: str, seeds: Callable[[], Sequence[Any]], run: Callable[[Any], 
         return run(_message(serialized()[0][0], data))
 
     return Target(name, make, read, share)
+
+
+def _list_target(name: str, type_name: str, seeds: Callable[[], Sequence[Any]], run: Callable[[Any], object]) -> Target:
+    """Of messages that a bag's reader reads in one go, and a node one by one."""
+
+    def both(data: bytes) -> None:
+        try:
+            flat = read_flat_array(data, FLAT_ARRAYS[type_name])
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{len(data)} bytes are no {type_name}") from error
+        with contextlib.suppress(MmPerceptionError):
+            run(flat)
+        run(_message(type_name, data))
+
+    one = _target(name, seeds, run, 30)
+    return Target(name, one.make, both, one.share)
 
 
 def _mutated(type_name: str, cdr: bytes, rng: Random) -> bytes:
@@ -211,7 +232,37 @@ def _events() -> list[Any]:
         generator.integers(0, 64, n).astype(np.uint16), generator.integers(0, 48, n).astype(np.uint16),
         generator.random(n) < 0.5, STAMP_NS + np.sort(generator.integers(0, 10**7, n)), 64, 48, STAMP_NS, "events",
     )  # fmt: skip
-    return [encode_events_evt3(FACTORY, packet, 0), encode_events_mono(FACTORY, packet, 0)]
+    found = [encode_events_evt3(FACTORY, packet, 0), encode_events_mono(FACTORY, packet, 0)]
+    words = generator.integers(0, 2**28, 60).astype("<u4")
+    words[::7] |= 0x80000000
+    for encoding in ("evt2", "evt21", "libcaer"):
+        other = encode_events_mono(FACTORY, packet, 0)
+        other.encoding, other.events = encoding, words.view(np.uint8)
+        found.append(other)
+    return found
+
+
+def _event_lists() -> list[Any]:
+    time = FACTORY.make("builtin_interfaces/msg/Time", sec=STAMP_NS // 10**9, nanosec=7)
+    events = [FACTORY.make("dvs_msgs/msg/Event", x=i, y=i % 9, ts=time, polarity=i % 2 == 0) for i in range(20)]
+    header = make_header(FACTORY, STAMP_NS, "dvs")
+    return [FACTORY.make("dvs_msgs/msg/EventArray", header=header, height=48, width=64, events=events)]
+
+
+def _livox() -> list[Any]:
+    points = [
+        FACTORY.make(
+            "livox_ros_driver2/msg/CustomPoint", offset_time=i * 1000, x=1.0, y=2.0, z=float(i), reflectivity=i,
+            tag=0, line=i % 4,
+        )
+        for i in range(20)
+    ]  # fmt: skip
+    return [
+        FACTORY.make(
+            "livox_ros_driver2/msg/CustomMsg", header=make_header(FACTORY, STAMP_NS, "livox"), timebase=STAMP_NS,
+            point_num=20, lidar_id=0, rsvd=np.zeros(3, np.uint8), points=points,
+        )
+    ]  # fmt: skip
 
 
 def _transforms() -> list[Any]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.decoders import make_decoder
-from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.transforms import decode_odometry, feed_transforms
 from mm_perception.core.errors import CalibrationError, DataError
 from mm_perception.core.rig import RigConfig, SensorConfig
@@ -25,6 +24,7 @@ from mm_perception.metrics.latency import LatencyLog
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarTap, LidarView
 from mm_perception.sensing.events import concatenate
 from mm_perception.sensing.health import Health, HealthMonitor
+from mm_perception.sync.clocks import ClockWatch
 from mm_perception.sync.synchronizer import JUMP_NS, MatchedSet, Stream, Synchronizer, SyncStats
 
 TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
@@ -143,7 +143,8 @@ class Intake:
     Attributes:
         awaited: sensors that bundles wait for; others are in a bundle only where they came before it was complete.
         rejected: counts by (topic, name of the error class).
-        newest_ns: newest stamp by sensor. newest_health: the same of health.
+        newest_ns: newest stamp by sensor, on the reference's clock. newest_health: the same of health.
+        clocks: how far the sensors' clocks are off the reference's.
         latency: durations of decoding by sensor, and of waiting for the other sensors.
     """
 
@@ -155,6 +156,7 @@ class Intake:
         taps: DetectorTaps | None = None,
         used: Collection[str] | None = None,
         on_change: Callable[[str, str], None] | None = None,
+        on_note: Callable[[str, str], None] | None = None,
     ) -> None:
         """Args:
         on_problem: is told the topic and the error of each message that was dropped.
@@ -162,6 +164,7 @@ class Intake:
         taps: what a detector needs beside the bundles.
         used: sensors that bundles wait for; None: all.
         on_change: is told a sensor's name and in words what of its messages' form is new: size, encoding or frame.
+        on_note: is told a sensor's name and what its decoder has to say of its messages, each once.
         """
         self.rig = rig
         self.awaited = frozenset(s.name for s in rig.sensors if s.required or used is None or s.name in used)
@@ -170,7 +173,9 @@ class Intake:
         self.newest_health: dict[str, Health] = {}
         self.latency = LatencyLog()
         self._on_problem = on_problem
-        self._on_change = on_change
+        self._on_change, self._on_note = on_change, on_note
+        self._noted: dict[str, int] = {}
+        self.clocks = ClockWatch(rig.reference)
         self._monitors = {sensor.name: HealthMonitor() for sensor in rig.sensors}
         self._health: dict[str, dict[int, Health]] = {sensor.name: {} for sensor in rig.sensors}
         self._form: dict[str, tuple[str, ...]] = {}
@@ -195,9 +200,28 @@ class Intake:
 
     def losses(self) -> dict[str, Counter[str]]:
         """What decoders that live across messages lost, by sensor name and kind."""
-        return {
-            name: Counter(one.losses) for name, one in self._decoders.items() if isinstance(one, EventPacketDecoder)
-        }
+        return {name: Counter(found) for name, found in self._of_decoders("losses")}
+
+    def left_out(self) -> dict[str, Counter[str]]:
+        """What decoders left out because it is no measurement, by sensor name and kind."""
+        return {name: Counter(found) for name, found in self._of_decoders("left_out")}
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """What is worth saying of messages that could be used, by sensor name."""
+        return {name: tuple(found) for name, found in self._of_decoders("notes") if found}
+
+    def another_clock(self, name: str, since_ns: int | None = None) -> str:
+        """In words by how much a sensor's clock is off the reference's, beyond the rig's offset; "" where it is not.
+
+        Args:
+            since_ns: by what arrived since then, on the clock of `receive`.
+        """
+        sensor = self.rig.sensor(name)
+        offset_ms, tolerance_ns = sensor.clock_offset_ns * 1e-6, round(sensor.tolerance_ms * _MS)
+        return self.clocks.another_clock(name, sensor.lag_ns, tolerance_ns, offset_ms, since_ns)
+
+    def _of_decoders(self, what: str) -> list[tuple[str, Any]]:
+        return [(name, getattr(one, what)) for name, one in self._decoders.items() if hasattr(one, what)]
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -249,9 +273,11 @@ class Intake:
     def _take(self, route: InputTopic, msg: Any, now_ns: int, expire: bool) -> list[Observation]:
         if route.role == "sensor":
             start = time.perf_counter()
-            measurement = self._decoders[route.sensor](msg)
+            measurement = self._on_reference_clock(route.sensor, self._decoders[route.sensor](msg))
             self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
             self._examine(route.sensor, measurement, msg)
+            self.clocks.note(route.sensor, measurement.stamp_ns, now_ns)
+            self._pass_notes_on(route.sensor)
             if self._tap and route.sensor == self._tap.taps.lidar and isinstance(measurement, PointCloud):
                 self._tap.add(measurement)
             until_ns = int(measurement.t_ns[-1]) if isinstance(measurement, EventPacket) and len(measurement) else None
@@ -273,6 +299,27 @@ class Intake:
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
                 self.reject(route.topic, error)
         return self._observe_all([], now_ns, now_ns if expire else None)
+
+    def _on_reference_clock(self, name: str, measurement: Measurement) -> Measurement:
+        """With all stamps as the reference would have stamped it: transforms and ages are looked up by them."""
+        offset_ns = self.rig.sensor(name).clock_offset_ns
+        if not offset_ns:
+            return measurement
+        stamp_ns = measurement.stamp_ns - offset_ns
+        if stamp_ns <= 0:
+            raise DataError(
+                f"{name}: its stamp, corrected by offset_ms {offset_ns * 1e-6:.0f}, is {stamp_ns * 1e-9:.3f} s"
+            )
+        if isinstance(measurement, EventPacket):
+            return replace(measurement, stamp_ns=stamp_ns, t_ns=measurement.t_ns - offset_ns)
+        return replace(measurement, stamp_ns=stamp_ns)
+
+    def _pass_notes_on(self, name: str) -> None:
+        notes: tuple[str, ...] = getattr(self._decoders[name], "notes", ())
+        if self._on_note is not None:
+            for text in notes[self._noted.get(name, 0) :]:
+                self._on_note(name, text)
+        self._noted[name] = len(notes)
 
     def _examine(self, name: str, measurement: Measurement, msg: Any) -> None:
         """Notes a measurement's health, and what of its form is new."""
@@ -388,7 +435,7 @@ def make_synchronizer(rig: RigConfig, used: Collection[str] | None = None) -> Sy
     streams = [
         Stream(
             name=sensor.name,
-            offset_ns=round(sensor.offset_ms * _MS),
+            offset_ns=sensor.lag_ns,
             tolerance_ns=round(sensor.tolerance_ms * _MS),
             required=sensor.required,
             window_ns=round(sensor.window_ms * _MS) if is_window(sensor) else 0,
@@ -412,7 +459,7 @@ def _join_events(sensor: SensorConfig, items: tuple[Measurement, ...], stamp_ns:
     packets = tuple(item for item in items if isinstance(item, EventPacket))
     if len(packets) != len(items):
         raise DataError(f"{sensor.name}: expected event packets")
-    end_ns = stamp_ns + round(sensor.offset_ms * _MS)
+    end_ns = stamp_ns + sensor.lag_ns
     return concatenate(packets, end_ns - round(sensor.window_ms * _MS), end_ns)
 
 

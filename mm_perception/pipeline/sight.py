@@ -164,7 +164,7 @@ def detection_sight(observation: Observation, taps: DetectorTaps, rig: RigConfig
     if view is None or not view.turns:
         return TaskSight({f"{name}.missing": "no sweep"}, degraded, False)
     newest = view.turns[-1].cloud
-    age_ns = observation.bundle.stamp_ns + round(sensor.offset_ms * 1e6) - newest.stamp_ns
+    age_ns = observation.bundle.stamp_ns + sensor.lag_ns - newest.stamp_ns
     seen = health.get(name, _HEALTHY)
     blind: dict[str, str] = {}
     if age_ns > OLDEST_SWEEP_NS:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mm_perception.bags.reader import BagMessage, BagReader
+from mm_perception.core.driver_packets import way_out
 from mm_perception.core.errors import BagError, CalibrationError, DataError
+from mm_perception.core.rig import MESSAGE_TYPES, RigConfig
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.detection import DetectionScores
 from mm_perception.metrics.latency import LatencyLog, LatencySummary
 from mm_perception.metrics.segmentation import SegmentationScores
-from mm_perception.pipeline.intake import TF_STATIC_TOPIC, Intake, Observation
+from mm_perception.pipeline.intake import TF_STATIC_TOPIC, InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception, PerceptionResult
 from mm_perception.pipeline.sight import Sight
 from mm_perception.replay.truth import DetectionTruth, SegmentationTruth
@@ -40,6 +42,8 @@ class ReplayReport:
         detection_scored: frames of true boxes that met a result.
         degraded: frames in which something was missing or worth less, by what it was.
         modes: frames by task and mode, such as "detection blind"; see `pipeline.sight`.
+        left_out: what of the messages was no measurement, such as points without a return, by "sensor: what".
+        notes: what is worth saying of sensors whose messages could be used, and of clocks that differ, by sensor.
         trained, detector_trained: whether the weights are; True where there are none.
     """
 
@@ -56,6 +60,8 @@ class ReplayReport:
     detection_scored: int = 0
     degraded: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, str] = field(default_factory=dict)
     trained: bool = True
     detector_trained: bool = True
 
@@ -79,14 +85,25 @@ def observations(bag: BagReader, intake: Intake) -> Iterator[Observation]:
         )
     for topic, route in by_topic.items():
         found = bag.topics.get(topic, route.type_name)
-        if found != route.type_name:
-            raise BagError(f"{bag.path}: topic {topic} has {found}, rig {rig.name} wants {route.type_name}")
+        if found != route.type_name and found not in _readable_types(rig, route):
+            hint = way_out(found)
+            raise BagError(
+                f"{bag.path}: topic {topic} has {found}, rig {rig.name} wants {route.type_name}"
+                + (f"; {hint}" if hint else "")
+            )
     _take_calibration_first(bag, intake)
     for message in bag.messages(set(by_topic)):
         if message.topic == TF_STATIC_TOPIC:
             continue
         yield from _receive(bag, intake, message)
     yield from intake.flush()
+
+
+def _readable_types(rig: RigConfig, route: InputTopic) -> tuple[str, ...]:
+    """What else a topic may hold: where the rig names no type, whatever its kind of sensor sends."""
+    if route.role != "sensor" or rig.sensor(route.sensor).type:
+        return ()
+    return MESSAGE_TYPES[rig.sensor(route.sensor).kind]
 
 
 def _take_calibration_first(bag: BagReader, intake: Intake) -> None:
@@ -217,5 +234,26 @@ def _finish(report: ReplayReport, intake: Intake, latency: LatencyLog) -> Replay
         report.dropped[f"{sensor}: {reason}"] += count
     for (topic, kind), count in intake.rejected.items():
         report.dropped[f"{topic}: {kind}"] += count
+    for sensor, losses in intake.losses().items():
+        report.dropped.update({f"{sensor}: {what.replace('_', ' ')}": count for what, count in losses.items() if count})
+    for sensor, counts in intake.left_out().items():
+        report.left_out.update({f"{sensor}: {what}": count for what, count in counts.items() if count})
+    report.notes = _notes(intake)
     report.latency = {**intake.latency.summary(), **latency.summary()}
     return report
+
+
+def _notes(intake: Intake) -> dict[str, str]:
+    """What is worth saying of the sensors: of their decoders, and why few of their messages met the reference's."""
+    rig, stats, found = intake.rig, intake.sync_stats, {}
+    for sensor in rig.sensors:
+        name, texts = sensor.name, list(intake.notes().get(sensor.name, ()))
+        seldom = 2 * stats.matched[name] < min(stats.received[name], stats.received[rig.reference])
+        if name != rig.reference and seldom:
+            tolerance_ns = round(sensor.tolerance_ms * 1e6)
+            texts.append(
+                intake.another_clock(name) or intake.clocks.out_of_tolerance(name, sensor.lag_ns, tolerance_ns)
+            )
+        if any(texts):
+            found[name] = "; ".join(filter(None, texts))
+    return found

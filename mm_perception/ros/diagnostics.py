@@ -193,7 +193,7 @@ class InputWatch:
         skew = self._clock_skew(sensor, now_s)
         found.add(WARN, skew)
         if age_s is not None:
-            age_s += sensor.offset_ms * 1e-3
+            age_s += sensor.lag_ns * 1e-9
         if live and age_s is not None and age_s > self._deadline_s:
             found.add(ERROR if name in self._critical else WARN, f"late: {age_s * 1e3:.0f} ms old on arrival")
         elif live and age_s is not None and age_s < -SKEW_S:
@@ -210,17 +210,12 @@ class InputWatch:
             return self._reference_skew(own, now_s)
         if own is None or others is None:
             return ""
-        ahead_s = others - own - sensor.offset_ms * 1e-3
-        if abs(ahead_s) < max(SKEW_S, sensor.tolerance_ms * 1e-3 + 0.1):
-            return ""
-        if ahead_s < 0:
-            return f"its stamps are {-ahead_s:.3f} s behind those of {reference} on arrival: late, or another clock"
-        return f"its stamps are {ahead_s:.3f} s ahead of those of {reference}: another clock? Synchronise it (PTP, NTP)"
+        return self._intake.another_clock(sensor.name, round((now_s - WINDOW_S) * 1e9))
 
     def _reference_skew(self, own_s: float | None, now_s: float) -> str:
         """Where the reference is off, all others look so: with three or more of one mind it is the reference."""
         ages = [
-            age_s + one.offset_ms * 1e-3
+            age_s + one.lag_ns * 1e-9
             for one in self._intake.rig.sensors
             if one.name != self._intake.rig.reference and (age_s := self._sensors[one.name].age_s(now_s)) is not None
         ]
@@ -242,7 +237,10 @@ class InputWatch:
             return ""
         if matched_now[sensor.name] > matched[sensor.name]:
             return ""
-        return f"no message in tolerance ({sensor.tolerance_ms:g} ms) of {self._intake.rig.reference}'s"
+        tolerance_ns = round(sensor.tolerance_ms * 1e6)
+        by_how_much = self._intake.clocks.out_of_tolerance(sensor.name, sensor.lag_ns, tolerance_ns)
+        generally = f"no message in tolerance ({sensor.tolerance_ms:g} ms) of {self._intake.rig.reference}'s"
+        return by_how_much or generally
 
     def _sensor_values(
         self, sensor: SensorConfig, monitor: ArrivalMonitor, subscription: AdaptiveSubscription, now_s: float
@@ -268,6 +266,10 @@ class InputWatch:
             if other == name:
                 values[f"dropped.{reason}"] = str(n)
         values |= {f"decoder.{what}": str(n) for what, n in sorted(self._losses_before.get(name, {}).items())}
+        left_out = self._intake.left_out().get(name, Counter())
+        values |= {f"left_out.{what.replace(' ', '_')}": str(n) for what, n in sorted(left_out.items()) if n}
+        if notes := self._intake.notes().get(name):
+            values["notes"] = "; ".join(notes)
         return values | self._rejected_values(sensor.input_topic)
 
     def _input_status(self, title: str, topic: str, now_s: float) -> Status:

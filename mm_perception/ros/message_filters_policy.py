@@ -30,9 +30,11 @@ class MessageFiltersSynchronizer(Generic[Item]):
             raise ConfigError(
                 "sync_policy message_filters needs the ROS package message_filters, which is not installed"
             ) from error
-        shifted = [sensor.name for sensor in rig.sensors if sensor.offset_ms]
+        shifted = [sensor.name for sensor in rig.sensors if sensor.lag_ns]
         if shifted:
-            raise ConfigError(f"sync_policy message_filters knows no offset_ms (set for {', '.join(shifted)})")
+            raise ConfigError(
+                f"sync_policy message_filters knows no offset_ms below 1000 (set for {', '.join(shifted)})"
+            )
         self.stats = SyncStats()
         self._names = [rig.reference, *(s.name for s in rig.sensors if s.name != rig.reference)]
         self._filters = {name: message_filters.SimpleFilter() for name in self._names}

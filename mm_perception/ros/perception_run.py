@@ -73,7 +73,7 @@ class PerceptionRun:
         filters = settings.sync_policy == "message_filters"
         synchronizer: MeasurementSynchronizer
         synchronizer = MessageFiltersSynchronizer(rig) if filters else make_synchronizer(rig, used)
-        self.intake = Intake(rig, self._on_problem, synchronizer, perception.taps, used, self._on_change)
+        self.intake = Intake(rig, self._on_problem, synchronizer, perception.taps, used, self._on_change, self._on_note)
         self._inputs: dict[str, AdaptiveSubscription] = {}
         self._batch: list[_Arrived] | None = None
         deadline_s, now_s = settings.deadline_ms * 1e-3, time.monotonic()
@@ -304,6 +304,10 @@ class PerceptionRun:
 
     def _on_change(self, sensor: str, text: str) -> None:
         self._watch.changed(sensor, text, time.monotonic())
+
+    def _on_note(self, sensor: str, text: str) -> None:
+        self._watch.changed(sensor, text, time.monotonic())
+        self._node.get_logger().warning(f"{sensor}: {text}")
 
     def _on_problem(self, where: str, error: Exception) -> None:
         """Logs what was dropped, at most once in a while per place and kind; called in both threads."""

@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 
+from mm_perception.core.driver_packets import way_out
 from mm_perception.ros.qos import InputPolicy, QosDecision, decide_qos, refusal, requested_qos
 
 Receiver = Callable[[Any, dict[str, Any]], None]
@@ -276,6 +277,7 @@ class AdaptiveSubscription:
         return (
             f"{self.topic}: expected {self._type_name}, published is {', '.join(others)}: set the sensor's type in the "
             "rig, or remap the input to a topic of that type"
+            + "".join(f"; {hint}" for hint in map(way_out, others) if hint)
         )
 
     def _wrong_qos(self) -> str | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mm_perception.codec.encode import encode_point_cloud
-from mm_perception.codec.point_cloud import decode_point_cloud
+from mm_perception.codec.point_cloud import PointCloudDecoder, decode_point_cloud
 from mm_perception.core.errors import DataError
 from mm_perception.core.types import PointCloud
 
@@ -137,7 +137,7 @@ XYZ = [("x", "f4", 0), ("y", "f4", 4), ("z", "f4", 8)]
         (lambda: message(structured([("x", "i4", 0), *XYZ[1:]])), "floats"),
         (lambda: message(structured(XYZ), data=np.zeros(10, np.uint8)), "truncated"),
         (lambda: message(structured(XYZ), point_step=10), "beyond"),
-        (lambda: message(structured(XYZ), row_step=10), "row_step"),
+        (lambda: message(structured(XYZ), height=2, row_padding=5, row_step=10), "row_step"),
         (lambda: message(structured(XYZ), header=header(0)), "stamp"),
     ],
 )
@@ -151,3 +151,132 @@ def test_unknown_datatype_is_refused():
     cloud.fields[0].datatype = 99
     with pytest.raises(DataError, match="datatype 99"):
         decode_point_cloud(cloud)
+
+
+FOUR = [*XYZ, ("extra", "u2", 12)]
+
+
+def spread(layout, n=40):
+    points = structured(layout, n)
+    for axis in "xyz":
+        points[axis] += 1
+    return points
+
+
+@pytest.mark.parametrize("row_step", [0, 3, 10**6])
+def test_the_row_step_of_a_single_row_does_not_matter(row_step):
+    points = spread(XYZ)
+    assert len(decode_point_cloud(message(points, row_step=row_step))) == 40
+
+
+def test_a_row_step_that_nobody_set_is_what_the_bytes_leave():
+    points = spread(XYZ)
+    cloud = decode_point_cloud(message(points, height=4, row_step=0))
+    np.testing.assert_allclose(cloud.xyz[:, 0], points["x"])
+    with pytest.raises(DataError, match="row_step 0"):
+        decode_point_cloud(message(points, height=4, row_padding=8, row_step=0))
+
+
+def test_no_returns_are_left_out_and_counted_by_what_marked_them():
+    points = spread(FOUR)
+    points["x"][:3] = np.nan
+    points["z"][3] = -np.inf
+    for axis in "xyz":
+        points[axis][10:15] = 0
+    points["x"][20] = 0  # a point in the plane x = 0 is a return
+    points["y"][20] = 0
+    decoder = PointCloudDecoder()
+    for _ in range(2):
+        assert len(decoder.decode(message(points, height=5))) == 40 - 4 - 5
+    assert dict(decoder.left_out) == {
+        "points at the origin (no return)": 10,
+        "points that are not finite (no return)": 8,
+    }
+    assert decoder.losses == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["intensities", "Intensity", "reflectivity", "i", "signal", "reflectance", "remission", "amplitude"]
+)
+@pytest.mark.parametrize("code", ["u1", "i2", "u2", "u4", "f4", "f8"])
+def test_intensity_under_the_names_of_drivers(name, code):
+    points = spread([*XYZ, (name, code, 13)])
+    points[name] = np.arange(40)
+    assert decode_point_cloud(message(points)).intensity.tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("name", ["ring", "line", "channel", "laser_id", "Ring"])
+@pytest.mark.parametrize("code", ["u1", "i1", "u2", "i4", "f4"])
+def test_laser_numbers_under_the_names_of_drivers(name, code):
+    points = spread([*XYZ, (name, code, 15)])
+    points[name] = np.arange(40) % 16
+    assert decode_point_cloud(message(points)).ring.tolist() == (np.arange(40) % 16).tolist()
+
+
+def test_laser_numbers_that_are_none_cost_no_points():
+    points = spread([*XYZ, ("ring", "f4", 12)])
+    points["ring"][7] = np.nan
+    decoder = PointCloudDecoder()
+    cloud = decoder.decode(message(points))
+    assert (len(cloud), cloud.ring) == (40, None)
+    assert "laser numbers" in decoder.notes[0]
+
+
+def test_fields_that_nobody_reads_may_be_anything():
+    cloud = message(spread(FOUR))
+    cloud.fields[3].datatype = 77
+    assert len(decode_point_cloud(cloud)) == 40
+    cloud.fields[3].datatype, cloud.fields[3].offset = 8, 10_000
+    assert len(decode_point_cloud(cloud)) == 40
+
+
+def test_of_a_field_that_comes_twice_the_first_counts():
+    points = spread([*XYZ, ("again", "f4", 12)])
+    cloud = message(points)
+    cloud.fields[3].name = "x"
+    np.testing.assert_allclose(decode_point_cloud(cloud).xyz[:, 0], points["x"])
+
+
+def test_axes_in_capitals_are_axes_and_missing_ones_are_named_with_what_is_there():
+    cloud = message(spread(FOUR))
+    for field in cloud.fields[:3]:
+        field.name = field.name.upper()
+    assert len(decode_point_cloud(cloud)) == 40
+    cloud.fields[1].name = "height"
+    with pytest.raises(DataError, match=r"without field 'y' \(fields: X, height, Z, extra\)"):
+        decode_point_cloud(cloud)
+
+
+@pytest.mark.parametrize(
+    ("layout", "values"),
+    [
+        ([("t_sec", "u4", 12), ("t_nsec", "u4", 16)], lambda ns: {"t_sec": ns // 10**9, "t_nsec": ns % 10**9}),
+        ([("timestamp_high", "u4", 16), ("timestamp_low", "u4", 12)],
+         lambda ns: {"timestamp_high": ns >> 32, "timestamp_low": ns & 0xFFFFFFFF}),
+    ],
+)  # fmt: skip
+def test_times_in_two_fields(layout, values):
+    expected = np.arange(40) * 2_000_000
+    points = spread([*XYZ, *layout])
+    for name, column in values(STAMP_NS + expected).items():
+        points[name] = column
+    assert decode_point_cloud(message(points)).offset_ns.tolist() == expected.tolist()
+
+
+def test_times_as_two_words_of_one_field():
+    expected = np.arange(40) * 2_000_000
+    points = spread([*XYZ, ("timestamp", "u4", 12), ("rest", "u4", 16)])
+    points["timestamp"], points["rest"] = (STAMP_NS + expected) & 0xFFFFFFFF, (STAMP_NS + expected) >> 32
+    cloud = message(points)
+    cloud.fields[3].count = 2
+    del cloud.fields[4]
+    assert decode_point_cloud(cloud).offset_ns.tolist() == expected.tolist()
+
+
+def test_times_that_say_nothing_cost_no_points():
+    points = spread([*XYZ, ("time", "f4", 12)])
+    points["time"] = np.nan
+    decoder = PointCloudDecoder()
+    cloud = decoder.decode(message(points))
+    assert (len(cloud), cloud.offset_ns) == (40, None)
+    assert "ignored" in decoder.notes[0]
