@@ -114,7 +114,9 @@ def _print(console: Console, readiness: Readiness, models: list[tuple[str, str, 
         highlight=False,
     )
     for name, text, fits in models:
-        console.print(f"model {name}: {text}", style=None if fits else "dim", highlight=False, markup=False)
+        console.print(
+            f"model {name}: {text}", style=None if fits else "dim", highlight=False, markup=False, soft_wrap=True
+        )
     for one in readiness.sensors:
         for text, style in [*((r, "red") for r in one.reasons), *((r, "yellow") for r in one.remarks)]:
             console.print(f"{one.name}: {text}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -133,9 +133,15 @@ class FrameFacts:
     def names(self) -> frozenset[str]:
         return frozenset(self.parents) | frozenset(self.parents.values())
 
+    def prefix_of(self, frame: str) -> str:
+        """What transforms put before the frame (robot1 of robot1/cam) where they do not know it as it is."""
+        longer = [name for name in self.names if name.endswith(f"/{frame}")]
+        return longer[0].removesuffix(f"/{frame}") if frame and frame not in self.names and len(longer) == 1 else ""
+
     def chain(self, frame: str) -> tuple[str, ...]:
-        """The frame and its ancestors, root last."""
-        chain = [frame]
+        """The frame, by its name in transforms, and its ancestors, root last."""
+        prefix = self.prefix_of(frame)
+        chain = [f"{prefix}/{frame}" if prefix else frame]
         while chain[-1] in self.parents and self.parents[chain[-1]] not in chain:
             chain.append(self.parents[chain[-1]])
         return tuple(chain)

@@ -18,6 +18,7 @@ from mm_perception.survey.units import depth_unit, full_scale, thermal_scale
 
 _COMMENT_AT = 44
 _KEYS = {one.name: one for one in dataclasses.fields(SensorConfig)}
+_RIG_KEYS = {one.name for one in dataclasses.fields(RigConfig)}
 _STEADY = 0.2
 """A rate is written down where the p95 jitter is less than this share of the period."""
 _FULL_CIRCLE_DEG = 340.0
@@ -70,28 +71,32 @@ def _head(proposal: Proposal, facts: SurveyFacts, name: str) -> Iterator[_Line]:
         yield _Line(comment=f"fixed_frame: none: {proposal.why_fixed}")
     if proposal.odometry:
         yield _Line("odometry", proposal.odometry, f"type {facts.topics[proposal.odometry].type_name}")
-    yield from _transforms(facts)
+    yield from _transforms(proposal, facts)
     for role, (topic, verdict) in sorted(proposal.roles.items()):
         guess = "guess: " if verdict.is_guess else ""
         yield _Line(role, topic, f"{guess}the truth, for scores in replay: {verdict.reason}")
 
 
-def _transforms(facts: SurveyFacts) -> Iterator[_Line]:
-    other = [topic for topic in facts.tf_topics if topic not in ("/tf", "/tf_static")]
+def _transforms(proposal: Proposal, facts: SurveyFacts) -> Iterator[_Line]:
     if not facts.tf_topics:
         yield _Line(comment="no transforms were there: sensors of different frames cannot be brought together;")
         yield _Line(comment="  publish /tf_static (robot_state_publisher, static_transform_publisher) and record it")
-    elif other:
-        names = {field.name for field in dataclasses.fields(RigConfig)}
-        static = [topic for topic in other if "static" in topic]
-        moving = [topic for topic in other if "static" not in topic]
-        for key, topics, plain in (("tf_topic", moving, "/tf"), ("tf_static_topic", static, "/tf_static")):
-            if plain in facts.tf_topics or not topics:
-                continue
-            if key in names:
-                yield _Line(key, topics[0], f"{plain} is not there")
-            else:
-                yield _Line(comment=f"transforms come on {topics[0]}, not on {plain}: remap it ({topics[0]}:={plain})")
+        return
+    static = [topic for topic in facts.tf_topics if "static" in topic]
+    moving = [topic for topic in facts.tf_topics if "static" not in topic]
+    for key, topics, plain in (("tf", moving, "/tf"), ("tf_static", static, "/tf_static")):
+        if plain in topics or not topics:
+            continue
+        if key in _RIG_KEYS:
+            yield _Line(key, topics[0], f"there is no {plain}")
+        else:
+            yield _Line(comment=f"transforms come on {topics[0]}, not on {plain}: remap it ({topics[0]}:={plain})")
+    frame = proposal.sensor(proposal.reference).facts.frame
+    prefix = facts.frames.prefix_of(frame)
+    if prefix and "frame_prefix" in _RIG_KEYS:
+        yield _Line("frame_prefix", prefix, f"guess: transforms call the frame {frame} {prefix}/{frame}")
+    elif prefix:
+        yield _Line(comment=f"transforms call the frame {frame} {prefix}/{frame}: let both use one name")
 
 
 def _sensor_lines(one: ProposedSensor, proposal: Proposal, facts: SurveyFacts) -> Iterator[_Line]:
@@ -173,6 +178,8 @@ def _unit_lines(one: ProposedSensor) -> Iterator[_Line]:
     elif one.kind == "lidar" and isinstance(content, CloudContent):
         yield from _lidar_lines(content)
     elif one.kind == "events":
+        if isinstance(content, EventContent) and not content.width:
+            yield _Line(comment="its messages do not say the sensor's size: set size_px: [width, height]")
         yield _Line("window_ms", 50, "events of this long a time before each frame are gathered")
 
 

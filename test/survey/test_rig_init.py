@@ -114,6 +114,14 @@ def test_a_narrow_lidar_says_how_far_it_sees(init):
     assert rig.sensor("lidar").coverage_deg == pytest.approx(115, abs=5)
 
 
+def test_transforms_of_another_namespace_and_with_a_prefix_are_said(init):
+    links = (("robot1/base_link", "robot1/cam"), ("robot1/base_link", "robot1/laser"))
+    streams = CAMERA | {"/laser/points": Stream("cloud", "laser")}
+    _, text, _ = init(Drive(streams, static=links, moving=(), tf_prefix="/robot1"))
+    assert "/robot1/tf_static" in text and "transforms call the frame cam robot1/cam" in text
+    assert "frame laser, linked to the reference's cam" in text
+
+
 @pytest.mark.parametrize("ahead_ms", [5250.0, -8000.0])
 def test_another_clock_becomes_an_offset_and_matches(init, tmp_path, ahead_ms):
     streams = CAMERA | {"/laser/points": Stream("cloud", "laser", clock_ms=ahead_ms)}
