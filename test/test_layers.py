@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "datasets": {"core", "geometry", "codec", "bags"},
     "convert": {"core", "geometry", "codec", "bags", "datasets"},
     "replay": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
+    "survey": {"core", "geometry", "metrics", "sync", "codec", "bags", "pipeline"},
     "fuzz": {"core", "geometry", "codec", "bags", "models", "engines"},
     "bench": {"core", "bags", "engines", "pipeline", "replay"},
     "training": {
@@ -33,7 +34,7 @@ MAY_IMPORT = {
         *("models", "engines", "pipeline", "replay", "sim"),
     },
     # The soak drives the live node with the simulated vehicle and its faults.
-    "ros": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim"},
+    "ros": {"core", "geometry", "sensing", "sync", "metrics", "codec", "bags", "engines", "pipeline", "sim", "survey"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 

@@ -34,6 +34,8 @@ FILES = {
     "replay submission": ["replay", "drive.mcap", "--submission"],
     "simulate": ["simulate", "--rig", "demo", "--out"],
     "sheet": ["simulate", "--sheet"],
+    "rig init": ["rig", "init", "drive.mcap", "--out"],
+    "check": ["check", "demo", "drive.mcap", "--json"],
     "convert": ["convert", "kitti", "source"],
     "export": ["export", "--model", "cmx-b0-rgb-untrained", "--out"],
 }

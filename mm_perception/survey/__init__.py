@@ -1,0 +1,1 @@
+"""What a recording or a running vehicle holds, the rig that it suggests, and whether a rig is ready for it."""
