@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "play a bag through the fusion node over DDS and show what comes out",
     "soak": "drive a live node with a simulated vehicle and random faults, and judge it",
     "run": "start the fusion node (as `ros2 run mm_perception fusion_node` does)",
+    "play": "publish what bags hold over ROS, at their pace, with /clock",
     "replay": "run a bag through the same pipeline without ROS, with metrics",
     "simulate": "make a bag of a drive through the simulated world, with the truth",
     "evaluate": "measure what a second sensor buys, on held-out simulated scenes",
