@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from mm_perception.bags.reader import BagReader
 from mm_perception.cli import numbers
+from mm_perception.cli.dds import use_shipped_dds_profile
 from mm_perception.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait-timeout", type=numbers.real(0.0, 1e6), default=600.0, metavar="S", help="give up waiting after that"
     )
+    parser.add_argument("--report", default="", metavar="NODE", help="say at the end what a fusion node made of it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MmPerceptionError: a bag, an option or ROS is not what is needed, or nobody came who was waited for.
     """
+    use_shipped_dds_profile()
     try:
         from mm_perception.ros.playing import BagPlayer, PlayOptions
     except ImportError as error:
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     options = PlayOptions(
         args.rate, args.loop, args.start_offset, args.clock, tuple(args.topics), _renamed(args.remap),
-        tuple(args.wait_for), args.wait_timeout,
+        tuple(args.wait_for), args.wait_timeout, args.report,
     )  # fmt: skip
 
     def say(text: str) -> None:
@@ -73,12 +76,16 @@ def run(args: argparse.Namespace) -> int:
                 say(line)
             player.wait(say)
             bar.update(task, total=player.total)
-            say(f"playing {bag.name}: {player.total} messages in {bag.duration_s:.3f} s, rate {args.rate:g}")
+            if not player.stopped:
+                say(f"playing {bag.name}: {player.total} messages in {bag.duration_s:.3f} s, rate {args.rate:g}")
             start_s = time.monotonic()
             report = player.play()
         finally:
             player.close()
         say(_summary(report, time.monotonic() - start_s))
+        for name, values in sorted(report.status.items()):
+            counts = [f"{key} {value}" for key, value in values.items() if value.isdigit() and value != "0"]
+            say(f"{name}: {', '.join(counts) or 'nothing'}")
         for reason, count in sorted(bag.dropped.items()):
             say(f"dropped {count:6d}  {reason}")
     return 0

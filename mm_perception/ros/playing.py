@@ -22,9 +22,9 @@ from mm_perception.ros.qos import output_qos
 
 CLOCK_TOPIC, CLOCK_TYPE = "/clock", "rosgraph_msgs/msg/Clock"
 _ACTIVE = 3  # lifecycle_msgs/msg/State.PRIMARY_STATE_ACTIVE
-_SETTLE_S = 0.5
+_SETTLE_S = 1.0
 """Each side of a connection finds the other for itself, and only ours can be seen."""
-_SEND_S, _STEP_S = 5.0, 0.05
+_SEND_S, _STEP_S, _REPORT_S = 5.0, 0.05, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class PlayOptions:
         names: other names by topic.
         wait_for: topics that must have a subscriber, and nodes that must be there (and active) before.
         wait_s: how long that may take.
+        report_of: the node whose diagnostics are gathered; empty: none.
     """
 
     rate: float = 1.0
@@ -50,6 +51,7 @@ class PlayOptions:
     names: Mapping[str, str] = field(default_factory=dict)
     wait_for: Collection[str] = ()
     wait_s: float = 600.0
+    report_of: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +62,7 @@ class PlayReport:
         sent: messages by topic. skipped: why topics were not played, by topic.
         rounds: whole ones. late_s: by how much the latest message came later than its time.
         whole: whether the end was reached.
+        status: last diagnostic values by status name, of the node that is reported of.
     """
 
     sent: dict[str, int] = field(default_factory=dict)
@@ -67,10 +70,15 @@ class PlayReport:
     rounds: int = 0
     late_s: float = 0.0
     whole: bool = False
+    status: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class BagPlayer:
-    """Plays one or more open bags; `stop` may be called from a signal handler or another thread."""
+    """Plays one or more open bags; `stop` may be called from a signal handler or another thread.
+
+    Attributes:
+        stopped: whether it was. report: what was played so far.
+    """
 
     def __init__(self, bag: BagReader, options: PlayOptions, on_progress: Callable[[int, float], None]) -> None:
         """Args:
@@ -82,7 +90,7 @@ class BagPlayer:
         """
         self.report = PlayReport()
         self._bag, self._options, self._tell = bag, options, on_progress
-        self._stopped = False
+        self.stopped = False
         self._clock_sent_s = float("-inf")
         self._topics = self._playable()
         self._listener = Listener("mm_perception_play")
@@ -94,8 +102,12 @@ class BagPlayer:
         if options.clock_hz > 0:
             self._clock = node.create_publisher(message_class(CLOCK_TYPE), CLOCK_TOPIC, output_qos(depth=10))
 
+        if options.report_of:
+            kind = message_class("diagnostic_msgs/msg/DiagnosticArray")
+            node.create_subscription(kind, "/diagnostics", self._take_diagnostics, output_qos(depth=50))
+
     def stop(self) -> None:
-        self._stopped = True
+        self.stopped = True
 
     def close(self) -> None:
         self._listener.close()
@@ -114,7 +126,7 @@ class BagPlayer:
         deadline = time.monotonic() + self._options.wait_s
         for name in self._options.wait_for:
             told = ""
-            while not self._stopped and (why := self._why_not_ready(name)):
+            while not self.stopped and (why := self._why_not_ready(name)):
                 if why != told:
                     on_wait(why)
                     told = why
@@ -130,15 +142,23 @@ class BagPlayer:
         Raises:
             BagError: the bag turns out to be damaged.
         """
-        while not self._stopped:
+        while not self.stopped:
             if not self._play_once():
                 break
             self.report.rounds += 1
             self.report.whole = True
             if not self._options.loop:
                 break
-        self._publishers.wait_for_delivery(_SEND_S if not self._stopped else 0.0)
+        self._publishers.wait_for_delivery(_SEND_S if not self.stopped else 0.0)
+        if self._options.report_of and self.report.whole:
+            self._pause(_REPORT_S)  # for the results of the last messages, and the diagnostics that count them
         return self.report
+
+    def _take_diagnostics(self, message: Any) -> None:
+        own = self._options.report_of.rpartition("/")[2]
+        for status in message.status:
+            if status.name.partition(":")[0].strip("/").rpartition("/")[2] == own:
+                self.report.status[status.name] = {one.key: one.value for one in status.values}
 
     def _playable(self) -> set[str]:
         wanted = set(self._options.topics)
@@ -182,7 +202,7 @@ class BagPlayer:
                 due_s = start_s + passed_ns / NANOSECONDS / self._options.rate
                 self._pass_until(due_s, first_ns, start_s)
                 self.report.late_s = max(self.report.late_s, time.monotonic() - due_s)
-            if self._stopped:
+            if self.stopped:
                 return False
             self._publishers.publish(message)
             self.report.sent[message.topic] = self.report.sent.get(message.topic, 0) + 1
@@ -195,7 +215,7 @@ class BagPlayer:
             now_s = time.monotonic()
             if self._clock is not None:
                 now_s = self._send_clock(min(now_s, due_s), first_ns, start_s)
-            if now_s >= due_s or self._stopped:
+            if now_s >= due_s or self.stopped:
                 return
             step_s = min(due_s - now_s, 1.0 / self._options.clock_hz if self._clock is not None else 1.0)
             self._pause(step_s)
@@ -214,8 +234,11 @@ class BagPlayer:
     def _pause(self, seconds: float) -> None:
         """In short steps: a signal does not end a sleep, and its handler may take no lock."""
         end_s = time.monotonic() + seconds
-        while not self._stopped and (left := end_s - time.monotonic()) > 0:
-            time.sleep(min(left, _STEP_S))
+        while not self.stopped and (left := end_s - time.monotonic()) > 0:
+            if self._options.report_of:
+                self._listener.executor.spin_once(timeout_sec=min(left, _STEP_S))
+            else:
+                time.sleep(min(left, _STEP_S))
 
     def _why_not_ready(self, name: str) -> str:
         """Why a topic or a node is not ready yet; empty if it is."""

@@ -15,9 +15,11 @@ import pytest
 from mm_perception.bags.writer import BagWriter
 from mm_perception.cli.main import main
 from mm_perception.codec.encode import encode_label_info, encode_transforms
+from mm_perception.core.rig import load_rig
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.ros.listener import Listener
 from mm_perception.ros.messages import message_class
+from mm_perception.ros.node_process import NodeProcess
 from mm_perception.ros.player import header_stamp_ns
 from mm_perception.ros.qos import output_qos
 
@@ -114,6 +116,25 @@ def test_it_waits_for_who_is_named_and_gives_up(listener, bag):
     said = spin(listener, process)
     assert process.returncode == 2
     assert "there is no node /nobody" in said and "after 1 s" in said
+
+
+def test_it_waits_for_an_active_node_and_says_what_that_made_of_it(listener, demo_bag, small_card, tmp_path):
+    parameters = {"rig": "demo", "model": str(small_card), "engine": "onnxruntime", "max_wait_ms": "5000.0"}
+    for sensor in load_rig("demo").sensors:  # a busy machine must not lose any
+        prefix = f"qos_overrides.{sensor.input_topic}.subscription"
+        parameters |= {f"{prefix}.reliability": "reliable", f"{prefix}.depth": "100"}
+    process = start(demo_bag, "--rate", "0.5", "--wait-for", "/fusion_node", "--report", "/fusion_node")
+    node = NodeProcess(parameters | {"queue_depth": "100"}, tmp_path / "node.log")
+    try:
+        said = spin(listener, process)
+    finally:
+        node.stop()
+    assert process.returncode == 0, said
+    assert said.index("there is no node /fusion_node") < said.index("playing ")
+    (pipeline,) = (line for line in said.splitlines() if line.startswith("fusion_node: pipeline"))
+    assert "published 6" in pipeline
+    (reference,) = (line for line in said.splitlines() if line.startswith("fusion_node: sensor rgb"))
+    assert "received 6" in reference
 
 
 @pytest.mark.parametrize(
