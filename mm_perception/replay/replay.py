@@ -95,7 +95,9 @@ def missing_topics(bag: BagReader, intake: Intake) -> Iterator[tuple[str, BagErr
     """
     rig = intake.rig
     for route in intake.inputs:
-        if route.topic not in bag.topics and route.role in ("sensor", "camera_info", "odometry"):
+        if route.topic in bag.topics or route.role not in ("sensor", "camera_info", "odometry"):
+            continue
+        if route.sensor != rig.reference or route.role != "sensor":  # without that one, `observations` ends
             who = f"{route.sensor} {route.role}".strip() if route.role != "sensor" else route.sensor
             yield who, BagError(f"{bag.name}: {bag.why_missing(route.topic, route.type_name)}")
     for what in ("labels", "objects", "object_states"):
