@@ -33,7 +33,8 @@ FROM_PIP = {
     "modelopt",
     "backports",
     "compression",
-    "lz4",  # with rosbags, as backports
+    "lz4",  # with rosbags, as backports and apsw
+    "apsw",
 }
 OPTIONAL = {"message_filters", "atheris"}
 

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from mm_perception.codec.detections import MARKER_NAMESPACES
-from mm_perception.core.rig import load_rig
+from mm_perception.core.errors import ConfigError
+from mm_perception.core.rig import RigConfig, SensorConfig, load_rig
+from mm_perception.ros.rviz_file import rviz_config, topic_of, write_rviz_file
 from mm_perception.sim.world import BASE_FRAME
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,5 +110,50 @@ def test_every_namespace_of_the_markers_is_on():
     assert markers["Namespaces"] == dict.fromkeys(MARKER_NAMESPACES, True)
 
 
-def test_launch_starts_rviz_with_this_file():
-    assert '"config" / "rviz" / "fusion.rviz"' in (ROOT / "launch" / "fusion.launch.py").read_text(encoding="utf-8")
+def displays_of(rig: RigConfig, node_name: str, frame: str = "") -> dict[str, dict[str, Any]]:
+    config = rviz_config(CONFIG, rig, node_name, frame)
+    assert config["Visualization Manager"]["Global Options"]["Fixed Frame"] == (frame or BASE_FRAME)
+    shown = config["Visualization Manager"]["Displays"]
+    assert {display["Class"] for display in shown} <= CLASSES["Display"]
+    by_name = {display["Name"]: display for display in shown}
+    assert len(by_name) == len(shown)
+    return by_name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config" / "rigs").glob("*.yaml")))
+def test_a_file_for_each_shipped_rig(name):
+    rig = load_rig(name)
+    topics = {d["Topic"]["Value"] for d in displays_of(rig, "/left/fusion_node", "map").values() if "Topic" in d}
+    clouds = {topic_of(lidar, "/left/fusion_node") for lidar in rig.of_kind("lidar")}
+    assert clouds <= topics
+    outputs = {topic for topic in topics if topic.startswith("/left/fusion_node/output/")}
+    assert {topic.removeprefix("/left") for topic in outputs} <= node_outputs()
+    assert len(outputs) == 3
+    rest = topics - clouds - outputs
+    assert rest <= {topic_of(rig.sensor(rig.reference), "/left/fusion_node")}
+
+
+def test_two_lidars_and_topics_in_the_nodes_namespace():
+    sensors = (
+        SensorConfig("front", "rgb", topic="camera/image"),
+        SensorConfig("top", "lidar"),
+        SensorConfig("side", "lidar", topic="/side/points"),
+    )
+    shown = displays_of(RigConfig(sensors, "front"), "/robot1/fusion_node")
+    assert shown["LiDAR top"]["Topic"]["Value"] == "/robot1/fusion_node/input/top"
+    assert shown["LiDAR side"]["Topic"]["Value"] == "/side/points"
+    assert shown["Camera front"]["Topic"]["Value"] == "/robot1/camera/image"
+    assert CONFIG["Visualization Manager"]["Displays"] == DISPLAYS  # the shipped one is as it was
+
+
+def test_the_file_is_written_for_a_rig_by_its_name(tmp_path):
+    write_rviz_file(tmp_path / "x.rviz", "sim", NODE.rstrip("/"))
+    written = yaml.safe_load((tmp_path / "x.rviz").read_text(encoding="utf-8"))
+    shown = [d for d in written["Visualization Manager"]["Displays"] if not d["Name"].startswith("Camera")]
+    assert shown == DISPLAYS
+    with pytest.raises(ConfigError, match="nonesuch"):
+        write_rviz_file(tmp_path / "y.rviz", "nonesuch", "/n")
+
+
+def test_launch_starts_rviz_with_such_a_file():
+    assert "write_rviz_file(" in (ROOT / "launch" / "fusion.launch.py").read_text(encoding="utf-8")

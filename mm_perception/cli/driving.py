@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from mm_perception.cli import numbers
+from mm_perception.cli.dds import use_shipped_dds_profile
 from mm_perception.cli.demo import DEMO_RATE_HZ, choose_detector, choose_own_domain, demo_bag
 from mm_perception.core.errors import ConfigError
-from mm_perception.core.resources import config_dir
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import FusionSettings
 from mm_perception.pipeline.intake import Intake
@@ -67,12 +66,6 @@ def prepare_drive(args: argparse.Namespace, console: Console) -> Drive:
     except ImportError as error:
         raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
     return Drive(rig, detector, parameters, loop)
-
-
-def use_shipped_dds_profile() -> None:
-    """Large messages of several sensors at one instant overflow Fast DDS's default shared memory; see
-    docs/troubleshooting.md. Whoever has chosen a profile keeps it."""
-    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(config_dir() / "dds" / "fastdds.xml"))
 
 
 def endless_drive(name: str, rig: RigConfig, rate_hz: float, console: Console) -> DriveLoop:

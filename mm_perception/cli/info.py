@@ -1,4 +1,4 @@
-"""`mm-perception info [BAG]`: what is in a bag, or what this installation has."""
+"""`mm-perception info [BAG...]`: what is in a bag, or in several as one timeline, or what this installation has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mm_perception.bags.reader import BagReader
@@ -16,13 +17,13 @@ from mm_perception.engines.load import ENGINE_NAMES, why_not
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("bag", nargs="?", type=Path, help="an .mcap or .db3 file, or a rosbag2 folder")
+    parser.add_argument("bag", nargs="*", type=Path, help="an .mcap, .db3 or .bag file, or a folder; several: as one")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
     console = Console()
-    if args.bag is None:
+    if not args.bag:
         for kind in ("rigs", "models", "classes", "scenarios", "recipes"):
             names = ", ".join(sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")))
             console.print(f"{kind}: {names}", highlight=False)
@@ -34,9 +35,14 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"ROS 2: {'yes' if importlib.util.find_spec('rclpy') else 'no'}")
         return 0
     with BagReader(args.bag) as bag:
-        console.print(f"{args.bag}: {bag.message_count} messages in {bag.duration_s:.3f} s")
+        head = f"{bag.name}: {bag.message_count} messages in {bag.duration_s:.3f} s"
+        console.print(head, soft_wrap=True, highlight=False, markup=False)
+        for note in bag.notes:
+            console.print(note, style="yellow", soft_wrap=True, highlight=False, markup=False)
         table = Table("topic", "type", "messages")
-        for topic, type_name in sorted(bag.topics.items()):
-            table.add_row(topic, type_name, str(bag.count(topic)))
+        for topic, type_name in sorted({**bag.topics, **bag.foreign}.items()):
+            table.add_row(escape(topic), escape(type_name), str(bag.count(topic)))
         console.print(table)
+        for reason, count in sorted(bag.dropped.items()):
+            console.print(f"dropped {count:6d}  {reason}", highlight=False, markup=False)
     return 0

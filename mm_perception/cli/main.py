@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "start the fusion node (as `ros2 run mm_perception fusion_node` does)",
     "rig": "write a commented rig from a bag or from the topics that are there",
     "check": "tell before a drive what of a rig is missing, late, out of sync or without transforms",
+    "play": "publish what bags hold over ROS, at their pace, with /clock",
     "replay": "run a bag through the same pipeline without ROS, with metrics",
     "simulate": "make a bag of a drive through the simulated world, with the truth",
     "evaluate": "measure what a second sensor buys, on held-out simulated scenes",

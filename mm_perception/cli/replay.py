@@ -40,7 +40,9 @@ OUTPUT, STATUS_NAME = "/fusion_node/output", "fusion_node: perception"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("bag", type=Path, help="an .mcap or .db3 file, or a rosbag2 folder")
+    parser.add_argument(
+        "bag", nargs="+", type=Path, help="an .mcap, .db3 or ROS 1 .bag file, or a folder; several: one timeline"
+    )
     parser.add_argument("--rig", default="demo", help="sensors: a name in config/rigs or a path")
     parser.add_argument("--model", default=FusionSettings().model, help="segmentation: model card, or none")
     parser.add_argument("--detector", default=FusionSettings().detector, help="3D detection: model card, or none")
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         MmPerceptionError: an output must not be written, or settings or bag cannot be used.
     """
     console = Console()
-    inputs = (args.bag, args.rig, args.model, args.detector)
+    inputs = (*args.bag, args.rig, args.model, args.detector)
     check_files(args, {"submission": "json"}, inputs, folders=("out", "save_bag"))
     if args.save_bag:
         check_new_bag(args.save_bag, args.overwrite)
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         _print_report(console, report)
         if folder is not None:
             facts = _facts(args, perception, report)
-            write_report(folder.work, f"Replay of {args.bag.name}", facts, sink.pictures)
+            write_report(folder.work, f"Replay of {bag_names(args.bag)}", facts, sink.pictures)
     if args.out:
         console.print(f"report: {args.out / 'report.md'}")
     return 0
@@ -121,7 +123,7 @@ class _Sink:
     def __init__(self, args: argparse.Namespace, perception: Perception, folder: OutputFolder | None) -> None:
         self.pictures: list[Path] = []
         self._args, self._perception, self._folder = args, perception, folder
-        self._bag = BagWriter(args.save_bag, args.overwrite, sources=[args.bag]) if args.save_bag else None
+        self._bag = BagWriter(args.save_bag, args.overwrite, sources=args.bag) if args.save_bag else None
         self._labelled = False
         self._truth: Detections3D | None = None
         self._samples: dict[str, tuple[Detections3D, RigidTransform]] = {}
@@ -192,7 +194,7 @@ class _Sink:
 
 def _facts(args: argparse.Namespace, perception: Perception, report: ReplayReport) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "bag": args.bag.name,
+        "bag": bag_names(args.bag),
         "rig": perception.rig.name,
         "engine": perception.engine_name,
         "models": [card.name for card in perception.cards],
@@ -272,3 +274,8 @@ def _detection_table(scores: DetectionScores, report: ReplayReport) -> Table:
     table.add_row("mean", f"{scores.mean_ap:.4f}", *(f"{scores.errors[kind]:.3f}" for kind in kinds))
     table.add_row("NDS", f"{scores.nds:.4f}")
     return table
+
+
+def bag_names(bags: list[Path]) -> str:
+    """How reports call the bags."""
+    return ", ".join(bag.name for bag in bags)

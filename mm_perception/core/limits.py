@@ -72,3 +72,13 @@ MAX_OPEN_CHUNK_BYTES = 256 * 2**20
 """Of all MCAP chunks that overlap in time, and so are open at once."""
 MAX_ROW_BYTES = 256 * 2**20
 """Of a message in a sqlite3 bag."""
+MAX_DEFINITION_BYTES = 2**20
+"""Of the definition of one message type in a bag."""
+MAX_SUMMARY_RECORD_BYTES = 16 * 2**20
+"""Of one record of an MCAP summary."""
+MAX_UNPACKED_BAG_BYTES = 2**37
+"""Of a bag file that is compressed as a whole (.mcap.zstd)."""
+MAX_BAG_RATIO = 200
+"""What such a file may unpack to, in times of its own size: images and points shrink by far less."""
+MIN_FREE_DISK_BYTES = 2**29
+"""Left on the disk when a file is unpacked."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mm_perception.bags.names import nearest_names
 from mm_perception.bags.reader import BagMessage, BagReader
 from mm_perception.core.driver_packets import way_out
 from mm_perception.core.errors import BagError, CalibrationError, DataError
@@ -79,16 +80,14 @@ def observations(bag: BagReader, intake: Intake) -> Iterator[Observation]:
     by_topic = {route.topic: route for route in intake.inputs}
     reference_topic = rig.sensor(rig.reference).input_topic
     if reference_topic not in bag.topics:
-        known = ", ".join(sorted(bag.topics)) or "none"
-        raise BagError(
-            f"{bag.path}: no topic {reference_topic} (rig {rig.name}, sensor {rig.reference}); topics: {known}"
-        )
+        why = bag.why_missing(reference_topic, rig.sensor(rig.reference).message_type)
+        raise BagError(f"{bag.name}: {why} (rig {rig.name}, sensor {rig.reference})")
     for topic, route in by_topic.items():
         found = bag.topics.get(topic, route.type_name)
         if found != route.type_name and found not in _readable_types(rig, route):
             hint = way_out(found)
             raise BagError(
-                f"{bag.path}: topic {topic} has {found}, rig {rig.name} wants {route.type_name}"
+                f"{bag.name}: topic {topic} has {found}, rig {rig.name} wants {route.type_name}"
                 + (f"; {hint}" if hint else "")
             )
     _take_calibration_first(bag, intake)
@@ -104,6 +103,24 @@ def _readable_types(rig: RigConfig, route: InputTopic) -> tuple[str, ...]:
     if route.role != "sensor" or rig.sensor(route.sensor).type:
         return ()
     return MESSAGE_TYPES[rig.sensor(route.sensor).kind]
+
+
+def missing_topics(bag: BagReader, intake: Intake) -> Iterator[tuple[str, BagError]]:
+    """What the rig wants and the bag lacks: by whom it is wanted, and which topic may be meant.
+
+    Transforms may be in the rig's frames alone, and truth is in few bags: such topics are named where one is near.
+    """
+    rig = intake.rig
+    for route in intake.inputs:
+        if route.topic in bag.topics or route.role not in ("sensor", "camera_info", "odometry"):
+            continue
+        if route.sensor != rig.reference or route.role != "sensor":  # without that one, `observations` ends
+            who = f"{route.sensor} {route.role}".strip() if route.role != "sensor" else route.sensor
+            yield who, BagError(f"{bag.name}: {bag.why_missing(route.topic, route.type_name)}")
+    for what in ("labels", "objects", "object_states"):
+        topic = getattr(rig, what)
+        if topic and topic not in bag.topics and nearest_names(topic, bag.topics):
+            yield what, BagError(f"{bag.name}: {bag.why_missing(topic)}")
 
 
 def _take_calibration_first(bag: BagReader, intake: Intake) -> None:
@@ -127,7 +144,7 @@ def _receive(bag: BagReader, intake: Intake, message: BagMessage) -> list[Observ
 
 
 def replay_bag(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     perception: Perception,
     on_result: OnResult | None = None,
     on_problem: OnProblem | None = None,
@@ -136,7 +153,7 @@ def replay_bag(
     on_pose: Callable[[Detections3D, RigidTransform], None] | None = None,
     on_sight: Callable[[Sight], None] | None = None,
 ) -> ReplayReport:
-    """Runs every observation of the bag through the pipeline.
+    """Runs every observation of a bag, or of several as one timeline, through the pipeline.
 
     One observation that fails, in the pipeline or in `on_result` and its like, is dropped, counted and told of.
 
@@ -200,6 +217,11 @@ def replay_bag(
         labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)), rig.sensor(rig.reference).pixel_limit)
         objects = DetectionTruth(bag, rig.objects, rig.object_states)
         total = bag.count(reference_topic)
+        if on_problem is not None:
+            for note in bag.notes:
+                on_problem("bag", BagError(note))
+            for who, missing in missing_topics(bag, intake):
+                on_problem(who, missing)
         for observation in observations(bag, intake):
             report.bundles += 1
             try:

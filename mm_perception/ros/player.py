@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 
 from mm_perception.bags.reader import BagMessage, BagReader
 from mm_perception.pipeline.intake import TF_STATIC_TOPIC
 from mm_perception.ros.messages import message_class
-from mm_perception.ros.qos import output_qos
+from mm_perception.ros.qos import latched_qos, output_qos, recorded_qos
 
-_DEPTH = 200
+_DEPTH, _MOST_LATCHED = 200, 1000
 
 
 class BagPublishers:
-    """A reliable publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
+    """A publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, as_recorded: bool = False, names: Mapping[str, str] | None = None) -> None:
+        """Args:
+        as_recorded: with the reliability and depth that were recorded, instead of reliable and deep.
+        names: other names by topic.
+        """
+        self._node, self._as_recorded = node, as_recorded
+        self._names = dict(names or {})
         self._publishers: dict[str, Publisher] = {}
 
     def add(self, bag: BagReader, topics: Collection[str]) -> None:
@@ -31,13 +39,34 @@ class BagPublishers:
         """
         for topic, type_name in bag.topics.items():
             if topic in topics and topic not in self._publishers:
-                latched = topic == TF_STATIC_TOPIC or bag.qos_durability_transient(topic)
-                qos = output_qos(latched, _DEPTH)
-                self._publishers[topic] = self._node.create_publisher(message_class(type_name), topic, qos)
+                name = self._names.get(topic, topic)
+                self._publishers[topic] = self._node.create_publisher(
+                    message_class(type_name), name, self._qos(bag, topic)
+                )
+
+    def _qos(self, bag: BagReader, topic: str) -> QoSProfile:
+        recorded = bag.qos(topic)
+        if topic == TF_STATIC_TOPIC or recorded.latched:
+            # Each of several static publishers sent what the others did not: a late subscriber gets all of it.
+            return latched_qos(min(max(bag.count(topic), 1), _MOST_LATCHED))
+        if not self._as_recorded:
+            return output_qos(depth=_DEPTH)
+        return recorded_qos(recorded.reliable, recorded.depth)
 
     def unmatched(self) -> list[str]:
         """Topics that nobody subscribes to yet."""
         return [topic for topic, pub in self._publishers.items() if pub.get_subscription_count() == 0]
+
+    def names(self) -> dict[str, str]:
+        """Names under which topics are published."""
+        return {topic: self._names.get(topic, topic) for topic in self._publishers}
+
+    def wait_for_delivery(self, timeout_s: float) -> None:
+        """Until reliable subscribers have all that was sent."""
+        deadline = time.monotonic() + timeout_s
+        for publisher in self._publishers.values():
+            left = max(0.0, deadline - time.monotonic())
+            publisher.wait_for_all_acked(Duration(seconds=left))
 
     def publish(self, message: BagMessage) -> None:
         """Sends the recorded bytes."""

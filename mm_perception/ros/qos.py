@@ -157,3 +157,20 @@ def output_qos(latched: bool = False, depth: int = 5) -> QoSProfile:
         reliability=ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+def latched_qos(depth: int) -> QoSProfile:
+    """Reliable and transient local: late subscribers get the last `depth` messages."""
+    qos = output_qos(latched=True)
+    qos.depth = depth
+    return qos
+
+
+def recorded_qos(reliable: bool, depth: int) -> QoSProfile:
+    """As a publisher offered it when it was recorded. depth: 0: all are kept."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST if depth else HistoryPolicy.KEEP_ALL,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )

@@ -195,8 +195,8 @@ class FusionSession:
         wanted = {route.topic: route for route in Intake(self._rig).inputs}
         reference = self._rig.sensor(self._rig.reference).input_topic
         if reference not in bag.topics:
-            known = ", ".join(sorted(bag.topics)) or "none"
-            raise ConfigError(f"{bag.path} has no topic {reference} of rig {self._rig.name}; topics: {known}")
+            why = bag.why_missing(reference, self._rig.sensor(self._rig.reference).message_type)
+            raise ConfigError(f"{bag.path}: {why} (rig {self._rig.name})")
         for topic, type_name in bag.topics.items():
             if topic in wanted and wanted[topic].type_name != type_name:
                 raise ConfigError(
