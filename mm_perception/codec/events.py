@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.fields import decode_frame, decode_stamp, octets_of
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.image_header import check_pixels
 from mm_perception.core.errors import DataError
@@ -240,7 +240,7 @@ class EventPacketDecoder:
         """
         width, height = int(msg.width), int(msg.height)
         check_pixels("event packet", width, height, self._max_pixels)
-        stamp_ns, frame_id = decode_stamp(msg.header), str(msg.header.frame_id)
+        stamp_ns, frame_id = decode_stamp(msg.header), decode_frame(msg.header)
         self._follow_sequence(int(msg.seq), stamp_ns)
         encoding = str(msg.encoding)
         data = octets_of(msg.events)

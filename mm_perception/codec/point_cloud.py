@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.fields import decode_frame, decode_stamp, octets_of
 from mm_perception.codec.guard import refusing
 from mm_perception.core.errors import DataError
 from mm_perception.core.limits import MAX_POINT_BYTES, MAX_POINT_FIELDS, MAX_POINTS
@@ -62,7 +62,7 @@ def decode_point_cloud(msg: Any, intensity_max: float = 255.0, max_points: int =
     return PointCloud(
         xyz=xyz,
         stamp_ns=stamp_ns,
-        frame_id=str(msg.header.frame_id),
+        frame_id=decode_frame(msg.header),
         intensity=None if intensity is None else _intensity(intensity, intensity_max),
         ring=None if ring is None else _ring(ring),
         offset_ns=None if time is None else _offset_ns(time, stamp_ns),

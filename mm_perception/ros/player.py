@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 
 from mm_perception.bags.reader import BagMessage, BagReader
-from mm_perception.pipeline.intake import TF_STATIC_TOPIC
+from mm_perception.core.rig import TF_STATIC_TOPIC
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.qos import output_qos
 
@@ -17,10 +17,10 @@ _DEPTH = 200
 
 
 class BagPublishers:
-    """A reliable publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
+    """A reliable publisher for each of a bag's topics; those of static transforms and recorded latched ones latched."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, tf_static: str = TF_STATIC_TOPIC) -> None:
+        self._node, self._tf_static = node, tf_static
         self._publishers: dict[str, Publisher] = {}
 
     def add(self, bag: BagReader, topics: Collection[str]) -> None:
@@ -31,7 +31,7 @@ class BagPublishers:
         """
         for topic, type_name in bag.topics.items():
             if topic in topics and topic not in self._publishers:
-                latched = topic == TF_STATIC_TOPIC or bag.qos_durability_transient(topic)
+                latched = topic == self._tf_static or bag.qos_durability_transient(topic)
                 qos = output_qos(latched, _DEPTH)
                 self._publishers[topic] = self._node.create_publisher(message_class(type_name), topic, qos)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -13,6 +13,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 
+from mm_perception.core.errors import ConfigError
+from mm_perception.ros.messages import message_class
 from mm_perception.ros.qos import InputPolicy, QosDecision, decide_qos, refusal, requested_qos
 
 Receiver = Callable[[Any, dict[str, Any]], None]
@@ -48,10 +50,21 @@ class AdaptiveSubscription:
         incompatible: events of publishers with other QoS than was asked for, by the policy's name.
     """
 
-    def __init__(self, node: Node, message_type: Any, topic: str, policy: InputPolicy, receiver: Receiver) -> None:
+    def __init__(
+        self,
+        node: Node,
+        message_type: Any,
+        topic: str,
+        policy: InputPolicy,
+        receiver: Receiver,
+        types: Sequence[str] = (),
+        on_type: Callable[[str], None] | None = None,
+    ) -> None:
         """Subscribes.
 
         Args:
+            types: message types that are taken, where one is published and `message_type` is not; it is changed to.
+            on_type: is told the type that is subscribed from now on.
             topic: relative, private or absolute; remapped as usual.
             receiver: is given each message and rclpy's MessageInfo (source_timestamp and received_timestamp in ns).
 
@@ -64,6 +77,7 @@ class AdaptiveSubscription:
         self.incompatible: Counter[str] = Counter()
         self._node, self._message_type, self._receiver = node, message_type, receiver
         self._type_name = _type_name(message_type)
+        self._types, self._on_type = tuple(types), on_type
         self._expects = policy.expects
         self._history, self._depth, self._fixed = requested_qos(node, self.topic, policy)
         self._decision: QosDecision | None = None
@@ -109,6 +123,7 @@ class AdaptiveSubscription:
             return
         now_s = time.monotonic()
         self._endpoints = list(self._node.get_publishers_info_by_topic(self.topic))
+        self._follow_type()
         self._release_retired(now_s)
         offered = [one.qos_profile for one in self._endpoints if one.topic_type == self._type_name]
         if not self._endpoints:
@@ -147,6 +162,25 @@ class AdaptiveSubscription:
                 self._node.destroy_subscription(subscription)
         self._main = self._latched = None
         self._retired.clear()
+
+    def _follow_type(self) -> None:
+        """Takes another of the types that may come, where that one is published and the present one is not."""
+        published = {one.topic_type for one in self._endpoints}
+        wanted = next((name for name in self._types if name in published), None)
+        if wanted is None or self._type_name in published:
+            return
+        try:
+            self._message_type = message_class(wanted)
+        except ConfigError as error:
+            self._warn("type", f"{self.topic}: {error}")
+            return
+        self._type_name, self._decision, self._was_offered = wanted, None, False
+        before = (self._main, self._latched)  # nobody sends them anything any more
+        self._retired += [(one, time.monotonic()) for one in before if one is not None]
+        self._main = self._latched = None
+        self._node.get_logger().info(f"{self.topic}: takes {wanted}, which is published")
+        if self._on_type is not None:
+            self._on_type(wanted)
 
     def _is_urgent(self, decision: QosDecision, offered: Iterable[QoSProfile]) -> bool:
         """Whether somebody is not heard, or a latched message not had, with what is subscribed now."""
@@ -273,9 +307,13 @@ class AdaptiveSubscription:
         others = sorted({one.topic_type for one in self._endpoints} - {self._type_name})
         if not others:
             return None
+        expected = " or ".join(self._types or (self._type_name,))
+        cure = "remap the input to a topic of that type"
+        if self._types:  # as the rig leaves the type open, to name it would not help
+            return f"{self.topic}: expected {expected}, published is {', '.join(others)}: {cure}"
         return (
-            f"{self.topic}: expected {self._type_name}, published is {', '.join(others)}: set the sensor's type in the "
-            "rig, or remap the input to a topic of that type"
+            f"{self.topic}: expected {expected}, published is {', '.join(others)}: set the sensor's type in the rig, "
+            f"or {cure}"
         )
 
     def _wrong_qos(self) -> str | None:
