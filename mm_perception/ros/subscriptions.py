@@ -77,7 +77,7 @@ class AdaptiveSubscription:
         self.incompatible: Counter[str] = Counter()
         self._node, self._message_type, self._receiver = node, message_type, receiver
         self._type_name = _type_name(message_type)
-        self._types, self._on_type = tuple(types), on_type
+        self._types, self._on_type, self._is_changing_type = tuple(types), on_type, False
         self._expects = policy.expects
         self._history, self._depth, self._fixed = requested_qos(node, self.topic, policy)
         self._decision: QosDecision | None = None
@@ -139,7 +139,14 @@ class AdaptiveSubscription:
         if decision == self._decision:
             self._stricter_since_s = None
         elif self._is_urgent(decision, offered) or first or self._has_settled(now_s):
-            self._subscribe(decision, now_s)
+            try:
+                self._subscribe(decision, now_s)
+            except RuntimeError:
+                if not self._is_changing_type:
+                    raise
+                self._decision = None  # one of the old type is still in use; the next look is soon enough
+            else:
+                self._is_changing_type = False
 
     def drain(self) -> int:
         """Passes on every message that lies in the queue by now; returns how many there were.
@@ -175,9 +182,12 @@ class AdaptiveSubscription:
             self._warn("type", f"{self.topic}: {error}")
             return
         self._type_name, self._decision, self._was_offered = wanted, None, False
-        before = (self._main, self._latched)  # nobody sends them anything any more
-        self._retired += [(one, time.monotonic()) for one in before if one is not None]
+        self._is_changing_type = True
+        for subscription in (self._main, self._latched, *(one for one, _ in self._retired)):
+            if subscription is not None:  # a participant can have one type of a topic at a time
+                self._node.destroy_subscription(subscription)
         self._main = self._latched = None
+        self._retired.clear()
         self._node.get_logger().info(f"{self.topic}: takes {wanted}, which is published")
         if self._on_type is not None:
             self._on_type(wanted)
