@@ -63,7 +63,7 @@ def load_drive(bag: Path, rig_name: str, model: str, detector: str) -> Drive:
     detection = None if detector in OFF else find_detector_card(detector)
     taps = None if detection is None else detector_taps(detection, rig)
     with BagReader(bag) as reader:
-        seen = list(islice(observations(reader, Intake(rig, taps=taps)), MOST_OBSERVATIONS))
+        seen = list(islice(observations(reader, Intake(rig.with_types(reader.topics), taps=taps)), MOST_OBSERVATIONS))
     if not seen:
         raise BagError(f"{bag}: no observation for rig {rig.name}")
     return Drive(rig, segmentation, detection, taps, seen)

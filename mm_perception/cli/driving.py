@@ -80,4 +80,6 @@ def endless_drive(name: str, rig: RigConfig, rate_hz: float, console: Console) -
     sensor = rig.sensor(rig.reference)
     topics = {one.topic for one in Intake(rig).inputs}
     thinned = dict.fromkeys(filter(None, (sensor.input_topic, sensor.camera_info)), every)
-    return DriveLoop(demo_bag(name, console), topics, sensor.input_topic, rig.fixed_frame, thinned)
+    return DriveLoop(
+        demo_bag(name, console), topics, sensor.input_topic, rig.fixed_frame, thinned, rig.tf, rig.tf_static
+    )

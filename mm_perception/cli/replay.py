@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
                 on_truth=sink.take_truth,
                 on_pose=sink.take_pose if args.submission else None,
                 on_sight=sink.take_sight,
+                on_change=lambda sensor, text: console.print(f"{sensor}: {text}", highlight=False, markup=False),
             )
         _print_report(console, report)
         if folder is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mm_perception.codec.fields import decode_frame
 from mm_perception.codec.guard import refusing
 from mm_perception.core.errors import CalibrationError
 from mm_perception.core.limits import MAX_PIXELS
@@ -23,7 +24,7 @@ def decode_camera_info(msg: Any, max_pixels: int = MAX_PIXELS) -> CameraModel:
         CalibrationError: larger than allowed, uncalibrated (K is zero), singular, unknown distortion model, or
             binning or a region of interest, which the model does not hold.
     """
-    frame_id = str(msg.header.frame_id)
+    frame_id = decode_frame(msg.header)
     if int(msg.binning_x) > 1 or int(msg.binning_y) > 1:
         raise CalibrationError(f"camera {frame_id!r}: binning {msg.binning_x}x{msg.binning_y} is not supported")
     roi = msg.roi

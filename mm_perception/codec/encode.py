@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mm_perception.codec.fields import MessageFactory, make_header, make_time
 from mm_perception.core.errors import DataError
+from mm_perception.core.frames import frame_name
 from mm_perception.core.types import IGNORE_LABEL, EventPacket, PointCloud
 from mm_perception.geometry.camera import CameraModel
 from mm_perception.geometry.transforms import RigidTransform
@@ -163,7 +164,7 @@ def encode_odometry(
     return factory.make(
         "nav_msgs/msg/Odometry",
         header=make_header(factory, stamp_ns, odom_from_base.dst),
-        child_frame_id=odom_from_base.src,
+        child_frame_id=frame_name(odom_from_base.src),
         pose=factory.make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
         twist=factory.make("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
     )
@@ -243,7 +244,7 @@ def _transform_stamped(factory: MessageFactory, transform: RigidTransform, stamp
     return factory.make(
         "geometry_msgs/msg/TransformStamped",
         header=make_header(factory, stamp_ns, transform.dst),
-        child_frame_id=transform.src,
+        child_frame_id=frame_name(transform.src),
         transform=tf,
     )
 

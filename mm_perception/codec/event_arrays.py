@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mm_perception.codec.events import in_order
 from mm_perception.codec.evt3 import RawEvents
-from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.fields import decode_frame, decode_stamp
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.image_header import check_pixels
 from mm_perception.codec.point_cloud import decode_columns
@@ -65,7 +65,9 @@ class EventArrayDecoder:
             self._outside += int(len(inside) - np.count_nonzero(inside))
             raw = RawEvents(raw.x[inside], raw.y[inside], raw.polarity[inside], raw.t_us[inside])
             t_ns = t_ns[inside]
-        return in_order(raw, self._on_the_stamps_clock(t_ns, stamp_ns), width, height, stamp_ns, msg.header.frame_id)
+        return in_order(
+            raw, self._on_the_stamps_clock(t_ns, stamp_ns), width, height, stamp_ns, decode_frame(msg.header)
+        )
 
     def _size(self) -> tuple[int, int]:
         if len(self._size_px) != 2:

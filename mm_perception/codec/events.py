@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mm_perception.codec.evt2 import Evt2Decoder, Evt21Decoder
 from mm_perception.codec.evt3 import Evt3Decoder, RawEvents
-from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.fields import decode_frame, decode_stamp, octets_of
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.image_header import check_pixels
 from mm_perception.codec.libcaer import BYTES_PER_EVENT, decode_libcaer
@@ -91,7 +91,7 @@ class EventPacketDecoder:
         """
         width, height = int(msg.width), int(msg.height)
         check_pixels("event packet", width, height, self._max_pixels)
-        stamp_ns, frame_id = decode_stamp(msg.header), str(msg.header.frame_id)
+        stamp_ns, frame_id = decode_stamp(msg.header), decode_frame(msg.header)
         self._follow_sequence(int(msg.seq), stamp_ns)
         encoding = str(msg.encoding).strip().lower()
         encoding = _ALIASES.get(encoding, encoding)

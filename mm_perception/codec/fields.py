@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import DataError
+from mm_perception.core.frames import frame_name
 
 NANOSECONDS = 1_000_000_000
 
@@ -35,8 +36,13 @@ def decode_stamp(header: Any) -> int:
     return sec * NANOSECONDS + nanosec
 
 
+def decode_frame(header: Any) -> str:
+    """The frame that a header names, in one spelling; "" where it names none."""
+    return frame_name(header.frame_id)
+
+
 def make_header(factory: MessageFactory, stamp_ns: int, frame_id: str) -> Any:
-    return factory.make("std_msgs/msg/Header", stamp=make_time(factory, stamp_ns), frame_id=frame_id)
+    return factory.make("std_msgs/msg/Header", stamp=make_time(factory, stamp_ns), frame_id=frame_name(frame_id))
 
 
 def make_time(factory: MessageFactory, stamp_ns: int) -> Any:

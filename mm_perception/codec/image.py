@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.fields import decode_frame, decode_stamp, octets_of
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.image_header import PNG_MAGIC, ImageHeader, check_pixels, read_header
 from mm_perception.core.errors import DataError
@@ -202,7 +202,7 @@ def decode_any_image(msg: Any, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[An
 def decode_image(msg: Any, max_pixels: int = MAX_PIXELS) -> ImageFrame:
     """A colour or 8-bit grey image to RGB. Raises DataError."""
     pixels, encoding = decode_any_image(msg, max_pixels)
-    return ImageFrame(to_rgb(pixels, encoding), decode_stamp(msg.header), str(msg.header.frame_id))
+    return ImageFrame(to_rgb(pixels, encoding), decode_stamp(msg.header), decode_frame(msg.header))
 
 
 @refusing("depth image")
@@ -223,7 +223,7 @@ def decode_depth(msg: Any, max_pixels: int = MAX_PIXELS) -> DepthFrame:
     else:
         depth *= np.float32(0.001)
     depth[depth == 0] = np.nan
-    return DepthFrame(depth, decode_stamp(msg.header), str(msg.header.frame_id))
+    return DepthFrame(depth, decode_stamp(msg.header), decode_frame(msg.header))
 
 
 @refusing("thermal image")
@@ -244,7 +244,7 @@ def decode_thermal(msg: Any, scale: str, max_pixels: int = MAX_PIXELS) -> Therma
         raise DataError("thermal image with values that are not finite")
     unit: ThermalUnit = "agc" if scale == "agc" else "counts" if scale == "counts" else "kelvin"
     values *= np.float32(_KELVIN_PER_COUNT.get(scale, 1.0))
-    return ThermalFrame(values, unit, decode_stamp(msg.header), str(msg.header.frame_id))
+    return ThermalFrame(values, unit, decode_stamp(msg.header), decode_frame(msg.header))
 
 
 @refusing("label image")
@@ -253,4 +253,4 @@ def decode_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> LabelImage:
     pixels, encoding = decode_any_image(msg, max_pixels)
     if encoding not in ("mono8", "8UC1"):
         raise DataError(f"label image: expected mono8, got {encoding}")
-    return LabelImage(np.ascontiguousarray(pixels), decode_stamp(msg.header), str(msg.header.frame_id))
+    return LabelImage(np.ascontiguousarray(pixels), decode_stamp(msg.header), decode_frame(msg.header))

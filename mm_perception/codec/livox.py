@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.fields import decode_frame, decode_stamp
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.point_cloud import scaled_intensity
 from mm_perception.codec.point_times import FARTHEST_NS
@@ -51,7 +51,7 @@ def decode_custom_msg(msg: Any, intensity_max: float, max_points: int) -> tuple[
     cloud = PointCloud(
         np.ascontiguousarray(xyz[keep]),
         stamp_ns,
-        str(msg.header.frame_id),
+        decode_frame(msg.header),
         intensity=scaled_intensity(points["reflectivity"][keep], intensity_max),
         ring=points["line"][keep].astype(np.uint16),
         offset_ns=offset_ns if is_plausible else None,

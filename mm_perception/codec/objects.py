@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.fields import decode_frame, decode_stamp
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.point_cloud import decode_columns
 from mm_perception.core.errors import DataError
@@ -52,8 +52,8 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
     for i, item in enumerate(msg.detections):
         if not item.results:
             raise DataError(f"object {i}: has no hypothesis")
-        best = max((r.hypothesis for r in item.results), key=lambda h: h.score)
-        names.append(str(best.class_id))
+        best = max((_hypothesis(r, i) for r in item.results), key=lambda h: h.score)
+        names.append(_class_name(best, i))
         p, q, s = item.bbox.center.position, item.bbox.center.orientation, item.bbox.size
         turn = np.array([[q.x, q.y, q.z, q.w]])
         if not turn.any():
@@ -63,6 +63,9 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
     table = np.array(rows, np.float32).reshape(-1, 8)
     if not np.isfinite(table).all():
         raise DataError("objects: a box has values that are not finite")
+    # Older drivers fill the header of each box, and leave that of the array empty.
+    frames = {decode_frame(item.header) for item in msg.detections if hasattr(item, "header")}
+    frame_id = decode_frame(msg.header) or (frames.pop() if len(frames) == 1 else "")
     classes = tuple(sorted(set(names))) or ("object",)
     label_of = {name: label for label, name in enumerate(classes)}
     velocity = np.full((len(names), 2), np.nan, np.float32)
@@ -75,10 +78,39 @@ def decode_objects(msg: Any, states: Any | None = None) -> TrueObjects:
         points = _whole_numbers(columns["lidar_points"])
     boxes = Detections3D(
         table[:, :3].copy(), table[:, 3:6].copy(), table[:, 6].copy(), velocity, table[:, 7].copy(),
-        np.array([label_of[name] for name in names], np.int32), classes, str(msg.header.frame_id),
+        np.array([label_of[name] for name in names], np.int32), classes, frame_id,
         decode_stamp(msg.header),
     )  # fmt: skip
     return TrueObjects(boxes, points)
+
+
+def _hypothesis(result: Any, i: int) -> Any:
+    """What an ObjectHypothesisWithPose says: in itself before vision_msgs 3, in a message of its own since.
+
+    Raises:
+        DataError: it says it in neither way.
+    """
+    hypothesis = getattr(result, "hypothesis", result)
+    if not hasattr(hypothesis, "score"):
+        raise DataError(f"object {i}: {_foreign(hypothesis)}")
+    return hypothesis
+
+
+def _class_name(hypothesis: Any, i: int) -> str:
+    """`class_id`, which was called `id` before vision_msgs 3, and was a number in ROS 1."""
+    name = getattr(hypothesis, "class_id", getattr(hypothesis, "id", None))
+    if name is None:
+        raise DataError(f"object {i}: {_foreign(hypothesis)}")
+    return str(name)
+
+
+def _foreign(message: Any) -> str:
+    names = getattr(message, "__slots__", None) or getattr(message, "__dict__", {})
+    fields = ", ".join(str(name).lstrip("_") for name in names)[:200]
+    return (
+        f"its hypothesis has the fields {fields or 'none'}, of no version of vision_msgs that is known (1 to 4): "
+        "expected class_id or id, and score"
+    )
 
 
 def _whole_numbers(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_perception.codec.fields import decode_stamp, octets_of
+from mm_perception.codec.fields import decode_frame, decode_stamp, octets_of
 from mm_perception.codec.guard import refusing
 from mm_perception.codec.point_times import PointTimes
 from mm_perception.core.errors import DataError
@@ -97,7 +97,7 @@ class PointCloudDecoder:
         return PointCloud(
             xyz=xyz,
             stamp_ns=stamp_ns,
-            frame_id=str(msg.header.frame_id),
+            frame_id=decode_frame(msg.header),
             intensity=None if intensity is None else scaled_intensity(intensity, self._intensity_max),
             ring=None if ring is None else self._ring(ring),
             offset_ns=self._offsets(names, column, stamp_ns),

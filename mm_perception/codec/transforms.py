@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mm_perception.codec.fields import NANOSECONDS
+from mm_perception.codec.fields import NANOSECONDS, decode_frame
 from mm_perception.codec.guard import refusing
 from mm_perception.core.errors import CalibrationError
+from mm_perception.core.frames import frame_name
 from mm_perception.core.limits import MAX_TRANSFORMS
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
+from mm_perception.geometry.transforms import RigidTransform
 
 
 @refusing("transforms", CalibrationError)
@@ -56,7 +58,7 @@ def decode_odometry(msg: Any) -> tuple[RigidTransform, int]:
 
 
 def _stamped(msg: Any, q: Any, t: Any) -> tuple[RigidTransform, int]:
-    parent, child = str(msg.header.frame_id).lstrip("/"), str(msg.child_frame_id).lstrip("/")
+    parent, child = decode_frame(msg.header), frame_name(msg.child_frame_id)
     if not parent or not child or parent == child:
         raise CalibrationError(f"transform between {parent!r} and {child!r} makes no sense")
     sec, nanosec = int(msg.header.stamp.sec), int(msg.header.stamp.nanosec)

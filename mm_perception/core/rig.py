@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from mm_perception.core.clocks import CLOCK_OFFSET_NS
 from mm_perception.core.config import load_yaml, setting
 from mm_perception.core.driver_packets import way_out
 from mm_perception.core.errors import ConfigError
+from mm_perception.core.frames import frame_name, prefixed
 from mm_perception.core.limits import MAX_EVENT_PIXELS, MAX_EVENTS, MAX_PIXELS, MAX_POINTS, MAX_SENSORS, MOST_PIXELS
 from mm_perception.core.resources import find_config
 
@@ -38,6 +40,8 @@ MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
 
 MOST_OFFSET_MS = 4e12
 """A century and more: a clock may count from 1970 or from the start of its device."""
+TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
+"""Where TF is, unless a rig says otherwise."""
 
 DEFAULT_DEPTH = {"events": 64}
 """Queue depths that differ from 1: event packets are pieces of one stream, and the decoder needs each."""
@@ -55,6 +59,11 @@ class Mount:
     height_px: int = setting(0, "cameras: image height", minimum=0, maximum=8192)
     focal_px: float = setting(0.0, "cameras: focal length, the principal point is the middle", minimum=0.0, maximum=1e5)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame_id", frame_name(self.frame_id))
+        if not self.frame_id:
+            raise ConfigError("frame_id: expected the name of a frame, got none")
+
 
 @dataclass(frozen=True, slots=True)
 class SensorConfig:
@@ -63,8 +72,9 @@ class SensorConfig:
     name: str = setting(description="name in bundles, diagnostics and model cards' modality lookup")
     kind: SensorKind = setting(description="what it measures")
     topic: str = setting("", "topic of its messages; empty: ~/input/<name>")
-    type: str = setting("", "message type; empty: the kind's raw type")
+    type: str = setting("", "message type; empty: what is published, else the kind's raw type")
     camera_info: str = setting("", "topic of its sensor_msgs/CameraInfo; empty: none")
+    frame_id: str = setting("", "its frame, in the place of what its messages say; empty: theirs")
     required: bool = setting(True, "bundles without it are dropped")
     offset_ms: float = setting(
         0.0,
@@ -103,6 +113,7 @@ class SensorConfig:
     mount: Mount | None = setting(None, "simulator: where it sits; depth, thermal and events share a camera's")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "frame_id", frame_name(self.frame_id))
         if not self.name or not self.name.replace("_", "a").isalnum():
             raise ConfigError(f"name: expected letters, digits and underscores, got {self.name!r}")
         known = MESSAGE_TYPES.get(self.kind, ())
@@ -128,6 +139,11 @@ class SensorConfig:
     def message_type(self) -> str:
         return self.type or MESSAGE_TYPES[self.kind][0]
 
+    def with_type(self, published: Mapping[str, str]) -> SensorConfig:
+        """As `RigConfig.with_types`."""
+        kind = published.get(self.input_topic, "")
+        return replace(self, type=kind) if not self.type and kind in MESSAGE_TYPES[self.kind] else self
+
     @property
     def input_topic(self) -> str:
         return self.topic or f"~/input/{self.name}"
@@ -151,6 +167,11 @@ class RigConfig:
     name: str = setting("rig", "how reports call the rig")
     max_wait_ms: float = setting(100.0, "how long a bundle may wait for late sensors", minimum=0.0, maximum=60_000.0)
     fixed_frame: str = setting("", "frame for motion compensation between stamps (odom, map); empty: extrinsics only")
+    frame_prefix: str = setting(
+        "", "what TF puts before the vehicle's frames (robot1) and its drivers do not; empty: they say the same"
+    )
+    tf: str = setting(TF_TOPIC, "topic of transforms that change (tf2_msgs/TFMessage)")
+    tf_static: str = setting(TF_STATIC_TOPIC, "topic of transforms that stay")
     odometry: str = setting("", "topic of nav_msgs/Odometry, where the motion in fixed_frame is not on /tf")
     detector_lidar: str = setting("", "LiDAR of the detector; empty: the first")
     detector_cameras: tuple[str, ...] = setting((), "cameras of the detector; empty: all of kind rgb")
@@ -159,6 +180,10 @@ class RigConfig:
     object_states: str = setting("", "topic of their velocities and LiDAR counts (PointCloud2, see rosbags/README.md)")
 
     def __post_init__(self) -> None:
+        for key in ("fixed_frame", "frame_prefix"):
+            object.__setattr__(self, key, frame_name(getattr(self, key)))
+        if not self.tf or not self.tf_static or self.tf == self.tf_static:
+            raise ConfigError(f"tf, tf_static: expected two topics, got {self.tf!r} and {self.tf_static!r}")
         names = [sensor.name for sensor in self.sensors]
         if len(names) > MAX_SENSORS:
             raise ConfigError(f"sensors: expected at most {MAX_SENSORS}, got {len(names)}")
@@ -192,6 +217,18 @@ class RigConfig:
 
     def of_kind(self, kind: str) -> tuple[SensorConfig, ...]:
         return tuple(sensor for sensor in self.sensors if sensor.kind == kind)
+
+    def frame_of(self, sensor: str, said: str) -> str:
+        """The frame of a sensor's measurement: what the rig says, else what its message did, below the prefix."""
+        return self.sensor(sensor).frame_id or prefixed(self.frame_prefix, said)
+
+    def with_types(self, published: Mapping[str, str]) -> RigConfig:
+        """The rig where each sensor without a type has the one that its topic has, if it is one of its kind's.
+
+        Args:
+            published: message types by topic.
+        """
+        return replace(self, sensors=tuple(sensor.with_type(published) for sensor in self.sensors))
 
     def with_max_wait_ms(self, max_wait_ms: float) -> RigConfig:
         return replace(self, max_wait_ms=max_wait_ms)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mm_perception.core.config import setting
+from mm_perception.core.frames import frame_name
 
 OFF = ("", "none")
 """In the place of a model card: that task is not done."""
@@ -59,3 +60,6 @@ class FusionSettings:
         maximum=6e4,
     )
     autostart: bool = setting(True, "configure and activate the node when it starts; false: a lifecycle manager does")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output_frame", frame_name(self.output_frame))

@@ -39,7 +39,8 @@ from mm_perception.core.types import Detections3D, EventPacket, PointCloud
 from mm_perception.fuzz.mutate import mutate_message, mutated_bytes
 from mm_perception.fuzz.targets import Target
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
+from mm_perception.geometry.transforms import RigidTransform
 
 FACTORY = BagMessages()
 STAMP_NS = 1_700_000_000_000_000_000

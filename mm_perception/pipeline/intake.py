@@ -10,24 +10,28 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from mm_perception.codec.camera_info import decode_camera_info
 from mm_perception.codec.decoders import make_decoder
+from mm_perception.codec.guard import MessageGuard
 from mm_perception.codec.transforms import decode_odometry, feed_transforms
 from mm_perception.core.errors import CalibrationError, DataError
+from mm_perception.core.frames import prefixed
 from mm_perception.core.rig import RigConfig, SensorConfig
 from mm_perception.core.types import EventPacket, Measurement, PointCloud, SensorBundle
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.latency import LatencyLog
 from mm_perception.pipeline.lidar_view import DetectorTaps, LidarTap, LidarView
+from mm_perception.pipeline.transform_wait import TransformWait
 from mm_perception.sensing.events import concatenate
 from mm_perception.sensing.health import Health, HealthMonitor
 from mm_perception.sync.clocks import ClockWatch
 from mm_perception.sync.synchronizer import JUMP_NS, MatchedSet, Stream, Synchronizer, SyncStats
 
-TF_TOPIC, TF_STATIC_TOPIC = "/tf", "/tf_static"
 _MS = 1_000_000
 _HEALTH_KEPT = 256
 """Measurements of a sensor whose health is known; more than may wait in a synchronizer or for transforms."""
@@ -168,11 +172,11 @@ class Intake:
         """
         self.rig = rig
         self.awaited = frozenset(s.name for s in rig.sensors if s.required or used is None or s.name in used)
-        self.rejected: Counter[tuple[str, str]] = Counter()
+        self._guard = MessageGuard(on_problem)
+        self.rejected = self._guard.dropped
         self.newest_ns: dict[str, int] = {}
         self.newest_health: dict[str, Health] = {}
         self.latency = LatencyLog()
-        self._on_problem = on_problem
         self._on_change, self._on_note = on_change, on_note
         self._noted: dict[str, int] = {}
         self.clocks = ClockWatch(rig.reference)
@@ -181,14 +185,16 @@ class Intake:
         self._form: dict[str, tuple[str, ...]] = {}
         self._decoders = {sensor.name: make_decoder(sensor) for sensor in rig.sensors}
         self._cameras: dict[str, CameraModel] = {}
+        self._cameras_seen: dict[str, tuple[CameraModel, CameraModel]] = {}
+        self._frames_told: set[str] = set()
         self._tree = TransformTree()
+        self._transforms = TransformWait(self._tree)
         self._jumps_seen = 0
         self._held: deque[_Held] = deque()
         self._transforms_seen = 0
         self._synchronizer = synchronizer or make_synchronizer(rig, used)
         self._tap = LidarTap(rig, taps) if taps else None
-        awaits_transforms = bool(rig.fixed_frame) or bool(taps and taps.output_frame)
-        self._transform_wait_ns = round(rig.max_wait_ms * _MS) if awaits_transforms else 0
+        self._transform_wait_ns = round(rig.max_wait_ms * _MS)
         self.inputs = _inputs(rig)
         self._routes: dict[str, list[InputTopic]] = {}
         for route in self.inputs:
@@ -228,6 +234,11 @@ class Intake:
         """Sensors that no bundle waits for, because they sent nothing while the last one did."""
         return self._synchronizer.silent
 
+    def take_type(self, sensor: str, type_name: str) -> None:
+        """From now on a sensor's messages are of another type than the rig's default."""
+        self.rig = self.rig.with_types({self.rig.sensor(sensor).input_topic: type_name})
+        self._decoders[sensor] = make_decoder(self.rig.sensor(sensor))
+
     def receive(self, topic: str, msg: Any, now_ns: int, *, expire: bool = True) -> list[Observation]:
         """Takes a message of one of `inputs`; returns the observations that it completed.
 
@@ -238,10 +249,8 @@ class Intake:
         """
         observations: list[Observation] = []
         for route in self._routes[topic]:
-            try:
-                observations += self._take(route, msg, now_ns, expire)
-            except Exception as error:  # whatever a broken driver sends must not stop the vehicle's node
-                self.reject(topic, error)
+            taken = self._guard.take(topic, partial(self._take, route, msg, now_ns, expire))
+            observations += taken or []
         return observations
 
     @property
@@ -273,7 +282,8 @@ class Intake:
     def _take(self, route: InputTopic, msg: Any, now_ns: int, expire: bool) -> list[Observation]:
         if route.role == "sensor":
             start = time.perf_counter()
-            measurement = self._on_reference_clock(route.sensor, self._decoders[route.sensor](msg))
+            decoded = self._in_its_frame(route.sensor, self._decoders[route.sensor](msg))
+            measurement = self._on_reference_clock(route.sensor, decoded)
             self.latency.add({f"decode.{route.sensor}": (time.perf_counter() - start) * 1e3})
             self._examine(route.sensor, measurement, msg)
             self.clocks.note(route.sensor, measurement.stamp_ns, now_ns)
@@ -293,7 +303,7 @@ class Intake:
             self._cameras[route.sensor] = known if known is not None and camera.equals(known) else camera
         elif route.role == "odometry":
             self._transforms_seen += 1
-            self._tree.add(*decode_odometry(msg))
+            self._tree.add(*self._odometry(msg))
         else:
             self._transforms_seen += 1
             for error in feed_transforms(self._tree, msg, static=route.role == "tf_static"):
@@ -321,6 +331,15 @@ class Intake:
                 self._on_note(name, text)
         self._noted[name] = len(notes)
 
+    def _in_its_frame(self, sensor: str, measurement: Measurement) -> Measurement:
+        frame_id = self.rig.frame_of(sensor, measurement.frame_id)
+        return measurement if frame_id == measurement.frame_id else replace(measurement, frame_id=frame_id)
+
+    def _odometry(self, msg: Any) -> tuple[RigidTransform, int]:
+        """The fixed frame is the world's and has its own name; the vehicle's is below the rig's prefix, as TF's are."""
+        pose, stamp_ns = decode_odometry(msg)
+        return replace(pose, src=prefixed(self.rig.frame_prefix, pose.src)), stamp_ns
+
     def _examine(self, name: str, measurement: Measurement, msg: Any) -> None:
         """Notes a measurement's health, and what of its form is new."""
         stamp_ns, health = measurement.stamp_ns, self._monitors[name].look(measurement)
@@ -343,6 +362,7 @@ class Intake:
         if jumps != self._jumps_seen:
             self._jumps_seen = jumps
             self._tree.forget_after(stamp_ns)
+            self._transforms.forget()
             for _ in range(len(self._held)):
                 self._held.popleft()
                 self.reject("bundle", CalibrationError("time jumped back while its transforms were awaited"))
@@ -352,8 +372,9 @@ class Intake:
     ) -> list[Observation]:
         """Turns sets into observations, in order.
 
-        With a fixed frame, a set waits for the transforms of its stamps: they come from odometry, later than the
-        sensors' own messages. It goes as it is after the rig's waiting time, or at once if `now_ns` is None.
+        A set waits for the transforms of its stamps, where they may still come (see `TransformWait`): what moves is
+        told later than the sensors' own messages. It goes as it is after the rig's waiting time, or at once if
+        `now_ns` is None.
 
         Args:
             expire_ns: everything that arrived before was taken; None: nobody knows, so no waiting time ends.
@@ -369,13 +390,12 @@ class Intake:
             if may_wait and held.tried_with == self._transforms_seen:
                 break
             held.tried_with = self._transforms_seen
-            try:
-                observation = self._observe(held.matched)
-            except Exception as error:  # as in `receive`
-                self.reject("bundle", error)
-            else:
-                if may_wait and not observation.is_complete:
+            self._transforms.begin()
+            observation = self._guard.take("bundle", partial(self._observe, held.matched))
+            if observation is not None:
+                if may_wait and not observation.is_complete and self._transforms.is_worthwhile:
                     break
+                self._transforms.give_up()
                 observations.append(observation)
             self._held.popleft()
         return observations
@@ -386,7 +406,7 @@ class Intake:
             sensor = self.rig.sensor(name)
             measurements[name] = _join_events(sensor, items, matched.stamp_ns) if is_window(sensor) else items[0]
         bundle = SensorBundle(matched.stamp_ns, self.rig.reference, measurements, matched.skew_ns, matched.missing)
-        view = self._tap.view(bundle, self._tree) if self._tap else None
+        view = self._tap.view(bundle, self._transforms) if self._tap else None
         stamps = {name: measurement.stamp_ns for name, measurement in measurements.items()}
         if self._tap and view is not None and view.turns:
             stamps[self._tap.taps.lidar] = view.turns[-1].cloud.stamp_ns
@@ -406,19 +426,40 @@ class Intake:
                 transforms[name] = self._reference_from(reference, measurement)
             except CalibrationError as error:
                 problems[name] = str(error)
-        return Calibration(dict(self._cameras), transforms, problems)
+        cameras = {name: self._camera_of(name, bundle.measurements.get(name)) for name in self._cameras}
+        return Calibration(cameras, transforms, problems)
+
+    def _camera_of(self, name: str, measurement: Measurement | None) -> CameraModel:
+        """A sensor's camera, in the frame of its measurement: drivers give CameraInfo another name, or none.
+
+        The frame that was set aside is told once. The same camera in the same frame stays the same object.
+        """
+        camera = self._cameras[name]
+        frame_id = camera.frame_id if measurement is None else measurement.frame_id
+        if frame_id == self.rig.frame_of(name, camera.frame_id) == camera.frame_id:
+            return camera
+        source, seen = self._cameras_seen.get(name, (None, None))
+        if seen is None or source is not camera or seen.frame_id != frame_id:
+            seen = replace(camera, frame_id=frame_id)
+            self._cameras_seen[name] = camera, seen
+        said = self.rig.frame_of(name, camera.frame_id)
+        if said not in ("", frame_id) and name not in self._frames_told:
+            self._frames_told.add(name)
+            if self._on_change is not None:
+                self._on_change(
+                    name, f"CameraInfo is in frame {said}, the measurements are in {frame_id or 'none'}: theirs is used"
+                )
+        return seen
 
     def _reference_from(self, reference: Measurement, measurement: Measurement) -> RigidTransform:
         dst, src, fixed = reference.frame_id, measurement.frame_id, self.rig.fixed_frame
         if fixed:
-            return self._tree.lookup_between(dst, reference.stamp_ns, src, measurement.stamp_ns, fixed)
-        return self._tree.lookup(dst, src, reference.stamp_ns)
+            return self._transforms.lookup_between(dst, reference.stamp_ns, src, measurement.stamp_ns, fixed)
+        return self._transforms.lookup(dst, src, reference.stamp_ns)
 
     def reject(self, topic: str, error: Exception) -> None:
         """Counts and reports a message that could not be used."""
-        self.rejected[topic, type(error).__name__] += 1
-        if self._on_problem is not None:
-            self._on_problem(topic, error)
+        self._guard.reject(topic, error)
 
 
 def is_window(sensor: SensorConfig) -> bool:
@@ -472,6 +513,6 @@ def _inputs(rig: RigConfig) -> tuple[InputTopic, ...]:
             topics.append(InputTopic(sensor.camera_info, info_type, "camera_info", sensor.name))
     if rig.odometry:
         topics.append(InputTopic(rig.odometry, "nav_msgs/msg/Odometry", "odometry"))
-    topics.append(InputTopic(TF_STATIC_TOPIC, "tf2_msgs/msg/TFMessage", "tf_static"))
-    topics.append(InputTopic(TF_TOPIC, "tf2_msgs/msg/TFMessage", "tf"))
+    topics.append(InputTopic(rig.tf_static, "tf2_msgs/msg/TFMessage", "tf_static"))
+    topics.append(InputTopic(rig.tf, "tf2_msgs/msg/TFMessage", "tf"))
     return tuple(topics)

@@ -10,7 +10,8 @@ from mm_perception.core.errors import CalibrationError
 from mm_perception.core.rig import RigConfig
 from mm_perception.core.types import Measurement, PointCloud, SensorBundle
 from mm_perception.geometry.sweeps import Turn, turn_span_ns
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import Transforms
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.sync.synchronizer import JUMP_NS
 
 LONGEST_AGE_NS = 1_000_000_000
@@ -86,7 +87,7 @@ class LidarTap:
         kept = {one.stamp_ns for one in self._clouds}
         self._turns_of = {stamp_ns: turn for stamp_ns, turn in self._turns_of.items() if stamp_ns in kept}
 
-    def view(self, bundle: SensorBundle, tree: TransformTree) -> LidarView | None:
+    def view(self, bundle: SensorBundle, tree: Transforms) -> LidarView | None:
         """None if no turn has come yet."""
         newest = bundle.measurements.get(self.taps.lidar)
         clouds = self._usable(newest if isinstance(newest, PointCloud) else None, bundle.stamp_ns)
@@ -124,7 +125,7 @@ class LidarTap:
         return young[-self.taps.turns :]
 
     def _between(
-        self, tree: TransformTree, camera: Measurement, lidar_frame: str, stamp_ns: int, moves: bool
+        self, tree: Transforms, camera: Measurement, lidar_frame: str, stamp_ns: int, moves: bool
     ) -> RigidTransform:
         """Camera at its own stamp from the LiDAR at the bundle's; without a known motion, as if there was none."""
         if moves:
@@ -134,7 +135,7 @@ class LidarTap:
     def _turns(
         self,
         clouds: list[PointCloud],
-        tree: TransformTree,
+        tree: Transforms,
         lidar_from_fixed: RigidTransform | None,
         problems: dict[str, str],
     ) -> tuple[Turn, ...]:
@@ -152,7 +153,7 @@ class LidarTap:
             turns.append(Turn(cloud, here, here, cloud.stamp_ns, cloud.stamp_ns))
         return tuple(turns)
 
-    def _turn(self, cloud: PointCloud, tree: TransformTree) -> Turn:
+    def _turn(self, cloud: PointCloud, tree: Transforms) -> Turn:
         """Raises CalibrationError if a pose is not known. A pose that was found once stays."""
         if cloud.stamp_ns not in self._turns_of:
             start_ns, end_ns = turn_span_ns(cloud)
@@ -163,7 +164,7 @@ class LidarTap:
 
 
 def _looked_up(
-    tree: TransformTree, dst: str, src: str, stamp_ns: int, what: str, problems: dict[str, str]
+    tree: Transforms, dst: str, src: str, stamp_ns: int, what: str, problems: dict[str, str]
 ) -> RigidTransform | None:
     try:
         return tree.lookup(dst, src, stamp_ns)

@@ -103,7 +103,7 @@ class InputEncoder:
         if isinstance(measurement, ImageFrame):
             seen = picture if measurement is reference else upload_picture(measurement.image, device)
             x, full_scale = resized(seen, placement, _grey_of(card.x_mean)), GREY_LEVELS
-        elif isinstance(measurement, EventPacket) and measurement.frame_id == reference.frame_id:
+        elif isinstance(measurement, EventPacket) and shares_frame(measurement, reference):
             end_ns = measurement.stamp_ns
             x = resized(device_event_image(measurement, end_ns - self._window_ns, end_ns, device), placement)
         else:
@@ -144,7 +144,7 @@ class InputEncoder:
     def _depth(
         self, frame: DepthFrame, reference: ImageFrame, placement: Placement, calibration: Calibration
     ) -> NDArray[np.float32]:
-        if frame.frame_id == reference.frame_id:
+        if shares_frame(frame, reference):
             depth_m = placement.resize(frame.depth_m, nearest=True, border=float("nan"))
         else:
             camera = placement.camera(calibration.camera(self.rig.reference))
@@ -163,7 +163,7 @@ class InputEncoder:
         calibration: Calibration,
     ) -> NDArray[np.float32]:
         """One frame name means one view; else the image is turned into the reference camera's view."""
-        if measurement.frame_id == reference.frame_id:
+        if shares_frame(measurement, reference):
             return placement.resize(image)
         source = calibration.camera(self.x_sensor)
         if (source.height, source.width) != image.shape[:2]:
@@ -173,6 +173,11 @@ class InputEncoder:
             )
         target = placement.camera(calibration.camera(self.rig.reference))
         return warp_by_rotation(image, source, target, calibration.transform_from(self.x_sensor))
+
+
+def shares_frame(measurement: Measurement, reference: Measurement) -> bool:
+    """Whether two sensors see through one lens. Two that name no frame are not known to."""
+    return bool(reference.frame_id) and measurement.frame_id == reference.frame_id
 
 
 def _grey_of(mean: tuple[float, float, float]) -> float:

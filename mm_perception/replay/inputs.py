@@ -35,7 +35,7 @@ def network_inputs(card: ModelCard | DetectorCard, path: Path, rig: RigConfig, c
         frames = max(1, bag.count(rig.sensor(rig.reference).input_topic))
         wanted = {round((i + 0.5) * frames / count) for i in range(count)}
         samples, problem = [], "no observation is complete"
-        for i, observation in enumerate(observations(bag, Intake(rig, taps=taps))):
+        for i, observation in enumerate(observations(bag, Intake(rig.with_types(bag.topics), taps=taps))):
             if i not in wanted and frames > count:
                 continue
             try:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mm_perception.bags.names import nearest_names
 from mm_perception.bags.reader import BagMessage, BagReader
+from mm_perception.codec.guard import MessageGuard
 from mm_perception.core.driver_packets import way_out
 from mm_perception.core.errors import BagError, CalibrationError, DataError
-from mm_perception.core.rig import MESSAGE_TYPES, RigConfig
+from mm_perception.core.rig import MESSAGE_TYPES
 from mm_perception.core.types import Detections3D
 from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.detection import DetectionScores
 from mm_perception.metrics.latency import LatencyLog, LatencySummary
 from mm_perception.metrics.segmentation import SegmentationScores
-from mm_perception.pipeline.intake import TF_STATIC_TOPIC, InputTopic, Intake, Observation
+from mm_perception.pipeline.intake import InputTopic, Intake, Observation
 from mm_perception.pipeline.perception import Perception, PerceptionResult
 from mm_perception.pipeline.sight import Sight
 from mm_perception.replay.truth import DetectionTruth, SegmentationTruth
 
+TF_TYPE = "tf2_msgs/msg/TFMessage"
 OnResult = Callable[[Observation, PerceptionResult], None]
 OnProblem = Callable[[str, Exception], None]
 
@@ -82,27 +84,12 @@ def observations(bag: BagReader, intake: Intake) -> Iterator[Observation]:
     if reference_topic not in bag.topics:
         why = bag.why_missing(reference_topic, rig.sensor(rig.reference).message_type)
         raise BagError(f"{bag.name}: {why} (rig {rig.name}, sensor {rig.reference})")
-    for topic, route in by_topic.items():
-        found = bag.topics.get(topic, route.type_name)
-        if found != route.type_name and found not in _readable_types(rig, route):
-            hint = way_out(found)
-            raise BagError(
-                f"{bag.name}: topic {topic} has {found}, rig {rig.name} wants {route.type_name}"
-                + (f"; {hint}" if hint else "")
-            )
-    _take_calibration_first(bag, intake)
-    for message in bag.messages(set(by_topic)):
-        if message.topic == TF_STATIC_TOPIC:
-            continue
+    usable = {topic for topic, route in by_topic.items() if _is_of_its_type(bag, intake, route)}
+    _look_for_transforms(bag, intake)
+    _take_calibration_first(bag, intake, usable)
+    for message in bag.messages(usable - {rig.tf_static}):
         yield from _receive(bag, intake, message)
     yield from intake.flush()
-
-
-def _readable_types(rig: RigConfig, route: InputTopic) -> tuple[str, ...]:
-    """What else a topic may hold: where the rig names no type, whatever its kind of sensor sends."""
-    if route.role != "sensor" or rig.sensor(route.sensor).type:
-        return ()
-    return MESSAGE_TYPES[rig.sensor(route.sensor).kind]
 
 
 def missing_topics(bag: BagReader, intake: Intake) -> Iterator[tuple[str, BagError]]:
@@ -123,13 +110,41 @@ def missing_topics(bag: BagReader, intake: Intake) -> Iterator[tuple[str, BagErr
             yield what, BagError(f"{bag.name}: {bag.why_missing(topic)}")
 
 
-def _take_calibration_first(bag: BagReader, intake: Intake) -> None:
-    wanted = {route.topic for route in intake.inputs if route.role in ("camera_info", "tf_static")}
-    infos = {route.topic for route in intake.inputs if route.role == "camera_info"}
-    for message in bag.messages(wanted):
+def _is_of_its_type(bag: BagReader, intake: Intake, route: InputTopic) -> bool:
+    """Whether the bag has the type that a topic needs; transforms and calibration of another type are done without.
+
+    Raises:
+        BagError: a sensor's topic has messages that it cannot send.
+    """
+    found, rig = bag.topics.get(route.topic, route.type_name), intake.rig
+    if found == route.type_name:
+        return True
+    error = BagError(f"{bag.name}: topic {route.topic} has {found}, rig {rig.name} wants {route.type_name}")
+    if route.role == "sensor":
+        sensor = rig.sensor(route.sensor)
+        kinds = (sensor.type,) if sensor.type else MESSAGE_TYPES[sensor.kind]
+        cure = way_out(found) or "take away the type of the sensor in the rig, or name another topic"
+        raise BagError(f"{error} ({sensor.kind} sensor {sensor.name}: {' or '.join(kinds)}): {cure}")
+    intake.reject(route.topic, error)
+    return False
+
+
+def _look_for_transforms(bag: BagReader, intake: Intake) -> None:
+    """Says where the bag has its transforms, if they are not where the rig looks for them."""
+    rig = intake.rig
+    others = sorted(topic for topic, kind in bag.topics.items() if kind == TF_TYPE)
+    if others and rig.tf not in bag.topics and rig.tf_static not in bag.topics:
+        names = f"no {rig.tf} nor {rig.tf_static}, but transforms on {', '.join(others)}"
+        intake.reject(rig.tf, BagError(f"{bag.name}: {names}: set tf and tf_static of the rig {rig.name}"))
+
+
+def _take_calibration_first(bag: BagReader, intake: Intake, usable: Collection[str]) -> None:
+    infos = {route.topic for route in intake.inputs if route.role == "camera_info"} & set(usable)
+    tf_static = intake.rig.tf_static
+    for message in bag.messages((infos | {tf_static}) & set(usable)):
         if message.topic in infos:
             infos.discard(message.topic)
-        elif message.topic != TF_STATIC_TOPIC:
+        elif message.topic != tf_static:
             continue
         _receive(bag, intake, message)
 
@@ -152,6 +167,7 @@ def replay_bag(
     on_truth: Callable[[Detections3D], None] | None = None,
     on_pose: Callable[[Detections3D, RigidTransform], None] | None = None,
     on_sight: Callable[[Sight], None] | None = None,
+    on_change: Callable[[str, str], None] | None = None,
 ) -> ReplayReport:
     """Runs every observation of a bag, or of several as one timeline, through the pipeline.
 
@@ -163,6 +179,7 @@ def replay_bag(
         on_progress: is told the frames done and the frames in the bag.
         on_truth: is given the true boxes, in the frame of the found ones, before `on_result` is given those.
         on_pose: is given boxes and the transform that takes them to the rig's fixed frame.
+        on_change: is told a sensor's name and what of its messages is new or odd; see `Intake`.
         on_sight: is told what each observation is worth, before `on_result`; also of those that gave no result.
 
     Raises:
@@ -175,7 +192,6 @@ def replay_bag(
     if perception.detection is not None:
         report.detector_trained = perception.detection.card.trained
     rig = perception.rig
-    intake = Intake(rig, on_problem, taps=perception.taps)  # nobody is in a hurry: all sensors are waited for
     latency = LatencyLog()
 
     def between(src: str, src_ns: int, dst: str, dst_ns: int) -> RigidTransform:
@@ -213,9 +229,12 @@ def replay_bag(
             on_result(observation, result)
 
     with BagReader(path) as bag:
+        # Nobody is in a hurry: all sensors are waited for.
+        intake = Intake(rig.with_types(bag.topics), on_problem, taps=perception.taps, on_change=on_change)
         reference_topic = rig.sensor(rig.reference).input_topic
-        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)), rig.sensor(rig.reference).pixel_limit)
-        objects = DetectionTruth(bag, rig.objects, rig.object_states)
+        limit, guard = rig.sensor(rig.reference).pixel_limit, MessageGuard(on_problem)
+        labels = SegmentationTruth(bag, rig.labels, max(1, len(report.classes)), limit, guard)
+        objects = DetectionTruth(bag, rig.objects, rig.object_states, guard)
         total = bag.count(reference_topic)
         if on_problem is not None:
             for note in bag.notes:
@@ -241,12 +260,12 @@ def replay_bag(
                 drop("result", error)
             if on_progress is not None:
                 on_progress(max(report.segmented, report.detected), total)
-        report.dropped.update(labels.dropped + objects.dropped)
+        report.dropped.update({f"{topic}: {kind}": count for (topic, kind), count in guard.dropped.items()})
         report.dropped.update(bag.dropped)
         report.scored = labels.scored
         report.scores = labels.confusion.scores() if labels.scored else None
         report.detection_scored, report.detection_scores = objects.scored, objects.scores()
-    return _finish(report, intake, latency)
+        return _finish(report, intake, latency)
 
 
 def _finish(report: ReplayReport, intake: Intake, latency: LatencyLog) -> ReplayReport:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mm_perception.bags.reader import BagReader
+from mm_perception.bags.reader import BagMessage, BagReader
 from mm_perception.codec.fields import decode_stamp
+from mm_perception.codec.guard import MessageGuard, refusing
 from mm_perception.codec.image import decode_labels
 from mm_perception.codec.objects import TrueObjects, decode_objects
 from mm_perception.core.errors import BagError, DataError, MmPerceptionError
@@ -38,8 +39,8 @@ TruthFrame = Callable[[str, int, str, int], RigidTransform]
 class _Stream(Generic[T]):
     """Truth of one topic, read alongside the results and a few messages at a time."""
 
-    def __init__(self, bag: BagReader, topic: str, tolerance_ns: int) -> None:
-        self.dropped: Counter[str] = Counter()
+    def __init__(self, bag: BagReader, topic: str, tolerance_ns: int, guard: MessageGuard | None) -> None:
+        self.guard = guard or MessageGuard()
         self._bag, self._topic, self._tolerance_ns = bag, topic, tolerance_ns
         self._waiting: dict[int, T] = {}
         self._messages = bag.messages({topic}) if topic in bag.topics else iter(())
@@ -51,8 +52,8 @@ class _Stream(Generic[T]):
         raise NotImplementedError
 
     def drop(self, error: Exception) -> None:
-        """Counts a message or a frame that could not be used."""
-        self.dropped[f"{self._topic}: {type(error).__name__}: {error}"] += 1
+        """Counts and tells of a message or a frame that could not be used."""
+        self.guard.reject(self._topic, error)
 
     def find(self, stamp_ns: int) -> T | None:
         """The item nearest to an instant; instants rise from call to call."""
@@ -60,10 +61,8 @@ class _Stream(Generic[T]):
             message = next(self._messages, None)
             if message is None:
                 break
-            try:
-                item = self.decode(self._bag.decode(message))
-            except DataError as error:
-                self.drop(error)
+            item = self.guard.take(self._topic, partial(self._decoded, message))
+            if item is None:
                 continue
             if self.stamp_ns(item) >= stamp_ns - self._tolerance_ns:
                 self._waiting[self.stamp_ns(item)] = item
@@ -74,10 +73,13 @@ class _Stream(Generic[T]):
             return None
         return self._waiting[nearest]
 
+    def _decoded(self, message: BagMessage) -> T:
+        return self.decode(self._bag.decode(message))
+
 
 class _Labels(_Stream[LabelImage]):
-    def __init__(self, bag: BagReader, topic: str, max_pixels: int) -> None:
-        super().__init__(bag, topic, 0)
+    def __init__(self, bag: BagReader, topic: str, max_pixels: int, guard: MessageGuard | None) -> None:
+        super().__init__(bag, topic, 0, guard)
         self._max_pixels = max_pixels
 
     def decode(self, message: object) -> LabelImage:
@@ -90,17 +92,22 @@ class _Labels(_Stream[LabelImage]):
 class ObjectStream(_Stream[TrueObjects]):
     """True boxes, with the states beside them where the bag has those."""
 
-    def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
+    def __init__(self, bag: BagReader, topic: str, states_topic: str, guard: MessageGuard | None = None) -> None:
         """Raises BagError if a topic holds another type."""
         for name, kind in ((topic, OBJECTS_TYPE), (states_topic, STATES_TYPE)):
             if bag.topics.get(name, kind) != kind:
                 raise BagError(f"{bag.path}: topic {name} has {bag.topics[name]}, true objects want {kind}")
-        super().__init__(bag, topic, OBJECTS_TOLERANCE_NS)
+        super().__init__(bag, topic, OBJECTS_TOLERANCE_NS, guard)
+        self._states_topic = states_topic
         self._states = bag.messages({states_topic}) if states_topic in bag.topics else iter(())
         self._newest_states: tuple[int, Any] = (-1, None)
 
     def decode(self, message: Any) -> TrueObjects:
-        return decode_objects(message, self._states_at(decode_stamp(message.header)))
+        alone = decode_objects(message)
+        states = self._states_at(alone.boxes.stamp_ns)
+        if states is None:
+            return alone
+        return self.guard.take(self._states_topic, partial(decode_objects, message, states)) or alone
 
     def _states_at(self, stamp_ns: int) -> Any | None:
         """The states of one instant; None if there are none."""
@@ -108,13 +115,15 @@ class ObjectStream(_Stream[TrueObjects]):
             message = next(self._states, None)
             if message is None:
                 return None
-            try:
-                states = self._bag.decode(message)
-            except DataError as error:
-                self.drop(error)
-                continue
-            self._newest_states = decode_stamp(states.header), states
+            self._newest_states = (
+                self.guard.take(self._states_topic, partial(self._stamped, message)) or self._newest_states
+            )
         return self._newest_states[1] if self._newest_states[0] == stamp_ns else None
+
+    @refusing("object states")
+    def _stamped(self, message: BagMessage) -> tuple[int, Any]:
+        states = self._bag.decode(message)
+        return decode_stamp(states.header), states
 
     def stamp_ns(self, item: TrueObjects) -> int:
         return item.boxes.stamp_ns
@@ -127,14 +136,17 @@ class SegmentationTruth:
         scored: label images that met a result.
     """
 
-    def __init__(self, bag: BagReader, topic: str, num_classes: int, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        bag: BagReader,
+        topic: str,
+        num_classes: int,
+        max_pixels: int = MAX_PIXELS,
+        guard: MessageGuard | None = None,
+    ) -> None:
         self.confusion = ConfusionMatrix(num_classes)
         self.scored = 0
-        self._labels = _Labels(bag, topic, max_pixels)
-
-    @property
-    def dropped(self) -> Counter[str]:
-        return self._labels.dropped
+        self._labels = _Labels(bag, topic, max_pixels, guard)
 
     def compare(self, segmentation: SegmentationMap) -> None:
         label = self._labels.find(segmentation.stamp_ns)
@@ -158,13 +170,11 @@ class _Pair:
 class DetectionTruth:
     """Compares boxes with the true ones, in the frame of the latter; each truth with the result nearest in time."""
 
-    def __init__(self, bag: BagReader, topic: str, states_topic: str) -> None:
-        self._objects = ObjectStream(bag, topic, states_topic)
+    def __init__(self, bag: BagReader, topic: str, states_topic: str, guard: MessageGuard | None = None) -> None:
+        """Topics of other types are dropped: then there is no truth."""
+        guard = guard or MessageGuard()
+        self._objects = guard.take(topic, lambda: ObjectStream(bag, topic, states_topic, guard))
         self._pairs: dict[int, _Pair] = {}  # by the truth's stamp
-
-    @property
-    def dropped(self) -> Counter[str]:
-        return self._objects.dropped
 
     @property
     def scored(self) -> int:
@@ -183,8 +193,8 @@ class DetectionTruth:
         Returns:
             The truth in the frame of the boxes; None if there is none.
         """
-        truth = self._objects.find(found.stamp_ns)
-        if truth is None:
+        truth = None if self._objects is None else self._objects.find(found.stamp_ns)
+        if self._objects is None or truth is None:
             return None
         try:
             frame_id, stamp_ns = truth.boxes.frame_id, truth.boxes.stamp_ns

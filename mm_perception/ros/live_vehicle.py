@@ -14,7 +14,7 @@ from mm_perception.codec.fields import NANOSECONDS, make_time
 from mm_perception.core.rig import RigConfig
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.qos import output_qos
-from mm_perception.sim.drive_loop import TF_STATIC_TOPIC, DriveLoop
+from mm_perception.sim.drive_loop import DriveLoop
 from mm_perception.sim.faults import CLOCK_TOPIC, Fault, FaultyStream, Sent
 
 CLOCK_PERIOD_NS = 20_000_000
@@ -36,7 +36,7 @@ class LiveVehicle:
         self._rig = rig
         self._types = dict(loop.types) | ({CLOCK_TOPIC: "rosgraph_msgs/msg/Clock"} if with_clock else {})
         self._publishers = {
-            topic: node.create_publisher(message_class(kind), topic, output_qos(topic == TF_STATIC_TOPIC, _DEPTH))
+            topic: node.create_publisher(message_class(kind), topic, output_qos(topic == rig.tf_static, _DEPTH))
             for topic, kind in self._types.items()
         }
         self._wall_ns = time.time_ns() - time.monotonic_ns()  # a step of the wall clock is none of our faults

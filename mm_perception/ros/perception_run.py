@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from mm_perception.core.errors import MmPerceptionError
+from mm_perception.core.rig import MESSAGE_TYPES
 from mm_perception.core.settings import FusionSettings
 from mm_perception.core.types import ImageFrame
 from mm_perception.pipeline.intake import InputTopic, Intake, MeasurementSynchronizer, Observation, make_synchronizer
@@ -166,9 +167,15 @@ class PerceptionRun:
         return bool(self._node.get_parameter("use_sim_time").value)
 
     def _subscribe(self, route: InputTopic) -> None:
-        policy, kind = input_policy(route, self._perception.rig), message_class(route.type_name)
+        rig = self._perception.rig
+        policy, kind = input_policy(route, rig), message_class(route.type_name)
         receive = partial(self._receive, [one for one in self.intake.inputs if one.topic == route.topic])
-        self._inputs[route.topic] = AdaptiveSubscription(self._node, kind, route.topic, policy, receive)
+        types: tuple[str, ...] = ()
+        if route.role == "sensor" and not rig.sensor(route.sensor).type:
+            types = MESSAGE_TYPES[rig.sensor(route.sensor).kind]
+        self._inputs[route.topic] = AdaptiveSubscription(
+            self._node, kind, route.topic, policy, receive, types, partial(self.intake.take_type, route.sensor)
+        )
 
     def _receive(self, routes: list[InputTopic], msg: Any, info: dict[str, Any]) -> None:
         """Takes a message; where it had to wait, together with all that wait in the other queues.

@@ -12,7 +12,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 
 from mm_perception.bags.reader import BagMessage, BagReader
-from mm_perception.pipeline.intake import TF_STATIC_TOPIC
+from mm_perception.core.rig import TF_STATIC_TOPIC
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.qos import latched_qos, output_qos, recorded_qos
 
@@ -20,14 +20,21 @@ _DEPTH, _MOST_LATCHED = 200, 1000
 
 
 class BagPublishers:
-    """A publisher for each of a bag's topics; /tf_static and recorded latched topics are latched."""
+    """A publisher for each of a bag's topics; those of static transforms and recorded latched ones are latched."""
 
-    def __init__(self, node: Node, as_recorded: bool = False, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        as_recorded: bool = False,
+        names: Mapping[str, str] | None = None,
+        tf_static: str = TF_STATIC_TOPIC,
+    ) -> None:
         """Args:
         as_recorded: with the reliability and depth that were recorded, instead of reliable and deep.
         names: other names by topic.
+        tf_static: topic of static transforms, beside those whose last part is tf_static.
         """
-        self._node, self._as_recorded = node, as_recorded
+        self._node, self._as_recorded, self._tf_static = node, as_recorded, tf_static
         self._names = dict(names or {})
         self._publishers: dict[str, Publisher] = {}
 
@@ -44,13 +51,18 @@ class BagPublishers:
                     message_class(type_name), name, self._qos(bag, topic)
                 )
 
+    def is_latched(self, bag: BagReader, topic: str) -> bool:
+        """Whether late subscribers are to get what a topic had before."""
+        static = topic == self._tf_static or f"/{topic}".endswith(TF_STATIC_TOPIC)
+        return static or bag.qos(topic).latched
+
     def _qos(self, bag: BagReader, topic: str) -> QoSProfile:
-        recorded = bag.qos(topic)
-        if topic == TF_STATIC_TOPIC or recorded.latched:
+        if self.is_latched(bag, topic):
             # Each of several static publishers sent what the others did not: a late subscriber gets all of it.
             return latched_qos(min(max(bag.count(topic), 1), _MOST_LATCHED))
         if not self._as_recorded:
             return output_qos(depth=_DEPTH)
+        recorded = bag.qos(topic)
         return recorded_qos(recorded.reliable, recorded.depth)
 
     def unmatched(self) -> list[str]:

@@ -14,7 +14,6 @@ from mm_perception.bags.reader import BagReader
 from mm_perception.bags.typestore import BagMessages, serialize
 from mm_perception.codec.fields import NANOSECONDS, make_time
 from mm_perception.core.errors import BagError, ConfigError
-from mm_perception.pipeline.intake import TF_STATIC_TOPIC
 from mm_perception.ros.listener import Listener
 from mm_perception.ros.messages import message_class
 from mm_perception.ros.player import BagPublishers
@@ -196,7 +195,7 @@ class BagPlayer:
                 start_s = time.monotonic() - offset_ns / NANOSECONDS / self._options.rate
             passed_ns = message.log_ns - first_ns
             if passed_ns < offset_ns:
-                if message.topic != TF_STATIC_TOPIC and not self._bag.qos(message.topic).latched:
+                if not self._publishers.is_latched(self._bag, message.topic):
                     continue
             else:
                 due_s = start_s + passed_ns / NANOSECONDS / self._options.rate

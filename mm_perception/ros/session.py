@@ -102,7 +102,7 @@ class FusionSession:
         self._process = NodeProcess(parameters | (_lossless(rig) if lossless else {}), log_path)
         self._listener = Listener("fusion_session")
         self._node, self._executor = self._listener.node, self._listener.executor
-        self._publishers = BagPublishers(self._node)
+        self._publishers = BagPublishers(self._node, tf_static=rig.tf_static)
         self._subscribe()
 
     def __enter__(self) -> FusionSession:
@@ -192,7 +192,7 @@ class FusionSession:
         return "\n".join([f"sent {self.result.frames}, came back {came}", *counts, self.log_tail()])
 
     def _playable(self, bag: BagReader) -> set[str]:
-        wanted = {route.topic: route for route in Intake(self._rig).inputs}
+        wanted = {route.topic: route for route in Intake(self._rig.with_types(bag.topics)).inputs}
         reference = self._rig.sensor(self._rig.reference).input_topic
         if reference not in bag.topics:
             why = bag.why_missing(reference, self._rig.sensor(self._rig.reference).message_type)

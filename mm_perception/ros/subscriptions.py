@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -14,6 +14,8 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.subscription import Subscription
 
 from mm_perception.core.driver_packets import way_out
+from mm_perception.core.errors import ConfigError
+from mm_perception.ros.messages import message_class
 from mm_perception.ros.qos import InputPolicy, QosDecision, decide_qos, refusal, requested_qos
 
 Receiver = Callable[[Any, dict[str, Any]], None]
@@ -49,10 +51,21 @@ class AdaptiveSubscription:
         incompatible: events of publishers with other QoS than was asked for, by the policy's name.
     """
 
-    def __init__(self, node: Node, message_type: Any, topic: str, policy: InputPolicy, receiver: Receiver) -> None:
+    def __init__(
+        self,
+        node: Node,
+        message_type: Any,
+        topic: str,
+        policy: InputPolicy,
+        receiver: Receiver,
+        types: Sequence[str] = (),
+        on_type: Callable[[str], None] | None = None,
+    ) -> None:
         """Subscribes.
 
         Args:
+            types: message types that are taken, where one is published and `message_type` is not; it is changed to.
+            on_type: is told the type that is subscribed from now on.
             topic: relative, private or absolute; remapped as usual.
             receiver: is given each message and rclpy's MessageInfo (source_timestamp and received_timestamp in ns).
 
@@ -65,6 +78,7 @@ class AdaptiveSubscription:
         self.incompatible: Counter[str] = Counter()
         self._node, self._message_type, self._receiver = node, message_type, receiver
         self._type_name = _type_name(message_type)
+        self._types, self._on_type, self._is_changing_type = tuple(types), on_type, False
         self._expects = policy.expects
         self._history, self._depth, self._fixed = requested_qos(node, self.topic, policy)
         self._decision: QosDecision | None = None
@@ -110,6 +124,7 @@ class AdaptiveSubscription:
             return
         now_s = time.monotonic()
         self._endpoints = list(self._node.get_publishers_info_by_topic(self.topic))
+        self._follow_type()
         self._release_retired(now_s)
         offered = [one.qos_profile for one in self._endpoints if one.topic_type == self._type_name]
         if not self._endpoints:
@@ -125,7 +140,14 @@ class AdaptiveSubscription:
         if decision == self._decision:
             self._stricter_since_s = None
         elif self._is_urgent(decision, offered) or first or self._has_settled(now_s):
-            self._subscribe(decision, now_s)
+            try:
+                self._subscribe(decision, now_s)
+            except RuntimeError:
+                if not self._is_changing_type:
+                    raise
+                self._decision = None  # one of the old type is still in use; the next look is soon enough
+            else:
+                self._is_changing_type = False
 
     def drain(self) -> int:
         """Passes on every message that lies in the queue by now; returns how many there were.
@@ -148,6 +170,28 @@ class AdaptiveSubscription:
                 self._node.destroy_subscription(subscription)
         self._main = self._latched = None
         self._retired.clear()
+
+    def _follow_type(self) -> None:
+        """Takes another of the types that may come, where that one is published and the present one is not."""
+        published = {one.topic_type for one in self._endpoints}
+        wanted = next((name for name in self._types if name in published), None)
+        if wanted is None or self._type_name in published:
+            return
+        try:
+            self._message_type = message_class(wanted)
+        except ConfigError as error:
+            self._warn("type", f"{self.topic}: {error}")
+            return
+        self._type_name, self._decision, self._was_offered = wanted, None, False
+        self._is_changing_type = True
+        for subscription in (self._main, self._latched, *(one for one, _ in self._retired)):
+            if subscription is not None:  # a participant can have one type of a topic at a time
+                self._node.destroy_subscription(subscription)
+        self._main = self._latched = None
+        self._retired.clear()
+        self._node.get_logger().info(f"{self.topic}: takes {wanted}, which is published")
+        if self._on_type is not None:
+            self._on_type(wanted)
 
     def _is_urgent(self, decision: QosDecision, offered: Iterable[QoSProfile]) -> bool:
         """Whether somebody is not heard, or a latched message not had, with what is subscribed now."""
@@ -274,10 +318,13 @@ class AdaptiveSubscription:
         others = sorted({one.topic_type for one in self._endpoints} - {self._type_name})
         if not others:
             return None
+        expected = " or ".join(self._types or (self._type_name,))
+        cure = "; ".join(filter(None, ["remap the input to a topic of that type", *map(way_out, others)]))
+        if self._types:  # as the rig leaves the type open, to name it would not help
+            return f"{self.topic}: expected {expected}, published is {', '.join(others)}: {cure}"
         return (
-            f"{self.topic}: expected {self._type_name}, published is {', '.join(others)}: set the sensor's type in the "
-            "rig, or remap the input to a topic of that type"
-            + "".join(f"; {hint}" for hint in map(way_out, others) if hint)
+            f"{self.topic}: expected {expected}, published is {', '.join(others)}: set the sensor's type in the rig, "
+            f"or {cure}"
         )
 
     def _wrong_qos(self) -> str | None:

@@ -20,10 +20,10 @@ from mm_perception.bags.typestore import BagMessages
 from mm_perception.codec.encode import encode_transforms, make_pose
 from mm_perception.codec.transforms import decode_odometry, decode_transform
 from mm_perception.core.errors import BagError, ConfigError
+from mm_perception.core.rig import TF_STATIC_TOPIC, TF_TOPIC
 from mm_perception.geometry.transforms import RigidTransform
-from mm_perception.sim.faults import TF_TOPIC, Sent, shifted
+from mm_perception.sim.faults import Sent, shifted
 
-TF_STATIC_TOPIC = "/tf_static"
 _FACTORY = BagMessages()
 
 
@@ -50,12 +50,15 @@ class DriveLoop:
         reference: str,
         fixed_frame: str,
         every: Mapping[str, int] | None = None,
+        tf: str = TF_TOPIC,
+        tf_static: str = TF_STATIC_TOPIC,
     ) -> None:
         """Args:
         topics: that are played, as far as the recording has them.
         reference: topic whose first and last message bound the laps.
         fixed_frame: in which the vehicle moves; "": it does not.
         every: by topic, of how many messages one is played; all of the others.
+        tf, tf_static: topics of transforms.
 
         Raises:
             BagError: the recording has fewer than three messages of the reference.
@@ -68,18 +71,18 @@ class DriveLoop:
         frames = [one.log_ns for one in kept if one.topic == reference]
         if len(frames) < 3:
             raise BagError(f"{path}: expected at least 3 messages of {reference}, got {len(frames)}")
-        self.latched = [(one.topic, one.message) for one in kept if one.topic == TF_STATIC_TOPIC]
+        self.latched = [(one.topic, one.message) for one in kept if one.topic == tf_static]
         self._first_ns, self.lap_ns = frames[0], frames[-1] - frames[0]
         self._lap = [
-            one for one in kept if frames[0] < one.log_ns <= frames[-1] and one.topic != TF_STATIC_TOPIC
+            one for one in kept if frames[0] < one.log_ns <= frames[-1] and one.topic != tf_static
         ]  # the first frame is what the last one of the lap before is
         self._counts = {topic: sum(one.topic == topic for one in self._lap) for topic in self.types}
         self._every = dict(every or {})
         for topic, n in self._every.items():
             if n < 1 or (n > 1 and n % max(self._counts.get(topic, 0), 1) == 0):
                 raise ConfigError(f"{topic}: one message in {n} of {self._counts.get(topic, 0)} is no stream")
-        self._fixed = fixed_frame
-        self._moved = {pair: _motion(kept, pair, frames[0], frames[-1]) for pair in _pairs(kept, fixed_frame)}
+        self._fixed, self._tf = fixed_frame, tf
+        self._moved = {pair: _motion(kept, pair, frames[0], frames[-1], tf) for pair in _pairs(kept, fixed_frame, tf)}
 
     def play(self, start_ns: int) -> Iterator[Sent]:
         """All messages from a time on, without end.
@@ -104,7 +107,7 @@ class DriveLoop:
 
     def _moved_on(self, message: Any, topic: str, so_far: dict[tuple[str, str], RigidTransform]) -> Any:
         """With the motion of the laps before in front of its poses in the fixed frame."""
-        if topic == TF_TOPIC:
+        if topic == self._tf:
             return replace(message, transforms=[_carried_on(one, so_far) for one in message.transforms])
         if self.types[topic] == "nav_msgs/msg/Odometry" and message.header.frame_id == self._fixed:
             here, _ = decode_odometry(message)
@@ -122,19 +125,19 @@ def _carried_on(stamped_transform: Any, so_far: dict[tuple[str, str], RigidTrans
     return stamped_transform if on is None else encode_transforms(_FACTORY, [on @ here], stamp_ns).transforms[0]
 
 
-def _poses(kept: list[_Kept]) -> list[tuple[RigidTransform, int]]:
-    found = [decode_transform(one) for k in kept if k.topic == TF_TOPIC for one in k.message.transforms]
+def _poses(kept: list[_Kept], tf: str) -> list[tuple[RigidTransform, int]]:
+    found = [decode_transform(one) for k in kept if k.topic == tf for one in k.message.transforms]
     return found + [decode_odometry(k.message) for k in kept if hasattr(k.message, "twist")]
 
 
-def _pairs(kept: list[_Kept], fixed_frame: str) -> set[tuple[str, str]]:
+def _pairs(kept: list[_Kept], fixed_frame: str, tf: str) -> set[tuple[str, str]]:
     """(fixed frame, child) of all that moves in it."""
-    return {(pose.dst, pose.src) for pose, _ in _poses(kept) if fixed_frame and pose.dst == fixed_frame}
+    return {(pose.dst, pose.src) for pose, _ in _poses(kept, tf) if fixed_frame and pose.dst == fixed_frame}
 
 
-def _motion(kept: list[_Kept], pair: tuple[str, str], first_ns: int, last_ns: int) -> RigidTransform:
+def _motion(kept: list[_Kept], pair: tuple[str, str], first_ns: int, last_ns: int, tf: str) -> RigidTransform:
     """What carries the pose at the first frame to that at the last one, in the fixed frame."""
-    by_stamp = {stamp_ns: pose for pose, stamp_ns in _poses(kept) if (pose.dst, pose.src) == pair}
+    by_stamp = {stamp_ns: pose for pose, stamp_ns in _poses(kept, tf) if (pose.dst, pose.src) == pair}
     stamps = np.array(sorted(by_stamp))
     first, last = (by_stamp[int(stamps[np.abs(stamps - ns).argmin()])] for ns in (first_ns, last_ns))
     return last @ first.inverse()

@@ -21,7 +21,7 @@ from mm_perception.codec.fields import NANOSECONDS, make_time, octets_of
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.rig import RigConfig, SensorConfig
 
-TF_TOPIC, CLOCK_TOPIC = "/tf", "/clock"
+CLOCK_TOPIC = "/clock"
 VEHICLE = "vehicle"
 """Target of faults that are no single sensor's."""
 WRONG_FRAME = "nowhere"
@@ -121,7 +121,7 @@ def targets(kind: str, rig: RigConfig) -> tuple[str, ...]:
     if sensors:
         return sensors
     others = {
-        "tf_gone": (TF_TOPIC,) if rig.fixed_frame else (),
+        "tf_gone": (rig.tf,) if rig.fixed_frame else (),
         "camera_info_gone": tuple(dict.fromkeys(s.camera_info for s in rig.sensors if s.camera_info)),
         "clock_dies": (CLOCK_TOPIC,),
         "vehicle_jump": (VEHICLE,),
@@ -189,7 +189,7 @@ def _injectors(fault: Fault, rig: RigConfig) -> dict[str, Injector]:
         return {sensor.input_topic: make(sensor, rng)}
     if fault.kind == "vehicle_jump":
         shift_ns = _either_way(rng, 2.0, 8.0)
-        topics = {TF_TOPIC, *(s.input_topic for s in rig.sensors), *(s.camera_info for s in rig.sensors)}
+        topics = {rig.tf, *(s.input_topic for s in rig.sensors), *(s.camera_info for s in rig.sensors)}
         return dict.fromkeys(topics, _changing(lambda message: shifted(message, shift_ns)))
     return {} if fault.kind == "subscribers" else {fault.target: _nothing}
 

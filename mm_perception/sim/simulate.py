@@ -273,7 +273,10 @@ class _DriveWriter:
         self._seq = dict.fromkeys(events, 0)
         before_ns = START_NS - SWEEP_NS
         bag.write(
-            "/tf_static", encode_transforms(bag.factory, sensors.rig.transforms, before_ns), before_ns, latched=True
+            sensors.rig.config.tf_static,
+            encode_transforms(bag.factory, sensors.rig.transforms, before_ns),
+            before_ns,
+            latched=True,
         )
         for camera in sensors.rig.cameras:
             topic = truth_topics(camera.sensor)[0] + "/label_info"
@@ -324,7 +327,7 @@ class _DriveWriter:
         pose = self._world.ego_pose(time_s)
         speed, yaw_rate = self._world.ego_velocity(time_s)
         make = self._bag.factory
-        self._bag.write("/tf", encode_transforms(make, [pose], stamp_ns), stamp_ns)
+        self._bag.write(self._sensors.rig.config.tf, encode_transforms(make, [pose], stamp_ns), stamp_ns)
         self._bag.write("/odom", encode_odometry(make, pose, speed, yaw_rate, stamp_ns), stamp_ns)
 
     def _write_truth(self, bundle: Bundle) -> None:

@@ -6,12 +6,13 @@ import struct
 from typing import Any
 
 from mm_perception.codec.fields import NANOSECONDS
+from mm_perception.core.frames import frame_name
 
 _LONGEST_FRAME = 1024
 
 
 def header_of(cdr: bytes) -> tuple[int, str] | None:
-    """Stamp [ns] and frame, None where the bytes cannot begin with a header.
+    """Stamp [ns] and frame (as `core.frames.frame_name` spells it), None where the bytes cannot begin with a header.
 
     Whether a type begins with one is for the caller to know: other fields may look like it.
     """
@@ -24,7 +25,7 @@ def header_of(cdr: bytes) -> tuple[int, str] | None:
     if name[-1] != 0:
         return None
     try:
-        return sec * NANOSECONDS + nanosec, name[:-1].decode()
+        return sec * NANOSECONDS + nanosec, frame_name(name[:-1].decode())
     except UnicodeDecodeError:
         return None
 
@@ -34,4 +35,4 @@ def decoded_header(msg: Any) -> tuple[int, str] | None:
     header = getattr(msg, "header", None)
     if header is None:
         return None
-    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec), str(header.frame_id)
+    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec), frame_name(header.frame_id)

@@ -98,7 +98,7 @@ class ReadinessCheck:
         topics: message type by topic, of everything that is there.
         counts: messages by topic, where that is known beforehand.
         """
-        self.rig = rig
+        self.rig = rig = rig.with_types(topics)
         self._topics = dict(topics)
         self._errors: dict[str, Counter[str]] = defaultdict(Counter)
         self._intake = Intake(rig, on_problem=self._note)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mm_perception.bags.reader import BagReader
+from mm_perception.codec.guard import MessageGuard
 from mm_perception.codec.objects import TrueObjects
 from mm_perception.core.errors import BagError, DataError, MmPerceptionError
 from mm_perception.core.rig import RigConfig
@@ -66,8 +67,9 @@ def bag_frames(
 
 def _frames(bag: BagReader, rig: RigConfig, card: DetectorCard, unused: Counter[str]) -> Iterator[DetectionFrame]:
     taps = detector_taps(card, rig)
-    intake, scenes = Intake(rig, taps=taps), SceneBuilder(card.sizes, taps)
-    truth = ObjectStream(bag, rig.objects, rig.object_states)
+    intake, scenes = Intake(rig.with_types(bag.topics), taps=taps), SceneBuilder(card.sizes, taps)
+    guard = MessageGuard(lambda topic, error: unused.update([f"{topic}: {error}"]))
+    truth = ObjectStream(bag, rig.objects, rig.object_states, guard)
     for observation in observations(bag, intake):
         found = truth.find(observation.bundle.stamp_ns)
         if found is None:

@@ -26,7 +26,7 @@ from mm_perception.core.rig import SensorConfig
 from mm_perception.core.types import EventPacket
 from mm_perception.fuzz.cost import measured
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from messages import FACTORY, STAMP_NS, header, raw_image

@@ -16,7 +16,8 @@ from mm_perception.codec.encode import (
 from mm_perception.codec.transforms import feed_transforms
 from mm_perception.core.errors import CalibrationError
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
+from mm_perception.geometry.transforms import RigidTransform
 
 sys.path.insert(0, str(Path(__file__).parent))
 from messages import FACTORY, STAMP_NS

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm_perception.core.errors import CalibrationError
-from mm_perception.geometry import transforms
+from mm_perception.geometry import transform_tree
+from mm_perception.geometry.transform_tree import TransformTree
 from mm_perception.geometry.transforms import (
     RigidTransform,
-    TransformTree,
+    angle_between,
     interpolate,
     quat_from_rotation,
     rotation_from_quat,
@@ -100,12 +101,16 @@ def test_unknown_and_unconnected_frames_are_named():
     assert tree.lookup("x", "x", 1).src == "x"
 
 
-def test_loop_is_an_error_and_not_endless():
+@pytest.mark.parametrize("static", [True, False])
+def test_a_loop_is_refused_by_name_and_what_was_known_stays(static):
     tree = TransformTree()
-    tree.set_static(about_z("a", "b", 0))
-    tree.set_static(about_z("b", "a", 0))
-    with pytest.raises(CalibrationError, match="loop"):
-        tree.lookup("a", "c", 1)
+    store = tree.set_static if static else lambda transform: tree.add(transform, 7)
+    for dst, src in (("map", "odom"), ("odom", "base"), ("base", "mast")):
+        store(about_z(dst, src, 10))
+    for dst, src in (("mast", "map"), ("base", "map")):
+        with pytest.raises(CalibrationError, match=rf"{dst} <- {src} would close a loop \({src} <- .*{dst} is known"):
+            store(about_z(dst, src, 0))
+    assert tree.lookup("map", "mast", 7).rotation[0, 0] == pytest.approx(np.cos(np.radians(30)))
 
 
 def test_old_transforms_are_forgotten_and_a_jump_clears_the_moving_ones():
@@ -212,7 +217,7 @@ def test_frames_are_bounded_and_known_ones_still_updated():
     tree = TransformTree()
     moving(tree, 100, 101)
     tree.set_static(about_z("base", "camera", 90))
-    for k in range(transforms.MOST_FRAMES - 2):
+    for k in range(transform_tree.MOST_FRAMES - 2):
         (tree.set_static if k % 2 else lambda t: tree.add(t, 1))(about_z("base", f"junk{k}", 0))  # type: ignore[operator]
     for refuse in (tree.set_static, lambda t: tree.add(t, 5)):
         with pytest.raises(CalibrationError, match="transform base <- one_more: refused, 1000 frames"):
@@ -220,7 +225,7 @@ def test_frames_are_bounded_and_known_ones_still_updated():
     moving(tree, 101.1, 102)
     tree.set_static(about_z("base", "camera", 45))
     assert at(tree, 101.95) == pytest.approx(101.95)
-    assert len(tree.frames()) <= transforms.MOST_FRAMES + 1
+    assert len(tree.frames()) <= transform_tree.MOST_FRAMES + 1
 
 
 def test_long_names_are_refused():
@@ -233,8 +238,8 @@ def test_long_names_are_refused():
 
 
 def test_samples_are_bounded_and_the_newest_stay(monkeypatch):
-    monkeypatch.setattr(transforms, "MOST_SAMPLES", 50)
-    monkeypatch.setattr(transforms, "MOST_IN_ALL", 120)
+    monkeypatch.setattr(transform_tree, "MOST_SAMPLES", 50)
+    monkeypatch.setattr(transform_tree, "MOST_IN_ALL", 120)
     tree = TransformTree()
     frames = [f"child{k}" for k in range(10)]
     for k in range(200):
@@ -255,3 +260,101 @@ def test_any_order_of_stamps_keeps_the_samples_sorted(steps):
     edge = tree._edges["base"]
     assert edge.stamps_ns == sorted(set(edge.stamps_ns)) and len(edge.stamps_ns) == len(edge.transforms)
     assert at(tree, t_ns / S) == pytest.approx(t_ns / S)
+
+
+# Senders that contradict each other
+
+
+def test_a_static_transform_is_not_displaced_by_the_same_one_on_tf():
+    """As ROS 1's static_transform_publisher, or a relay, sends it at 10 Hz; after rounding, too."""
+    tree = TransformTree()
+    tree.set_static(about_z("mast", "flir", 30, (0.1, 0.2, 0.3)))
+    for k in range(5):
+        tree.add(about_z("mast", "flir", 30.05, (0.1001, 0.2, 0.3)), 100 * S + k * S // 10)
+    for stamp_ns in (1, 100 * S, 500 * S):
+        np.testing.assert_array_equal(tree.lookup("mast", "flir", stamp_ns).translation, (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "x", "text"), [(30, 0.5, r"0\.400 m and 0\.0 deg"), (75, 0.1, r"0\.000 m and 45\.0")]
+)
+def test_a_static_transform_that_moves_on_tf_is_named_and_used(degrees, x, text):
+    tree = TransformTree()
+    tree.set_static(about_z("mast", "flir", 30, (0.1, 0, 0)))
+    with pytest.raises(CalibrationError, match=rf"mast <- flir is static, and /tf has it elsewhere \(by {text}"):
+        tree.add(about_z("mast", "flir", degrees, (x, 0, 0)), S)
+    assert tree.lookup("mast", "flir", S).translation[0] == 0.1
+
+
+def test_a_static_transform_comes_after_the_moving_one_and_may_be_sent_anew():
+    tree = TransformTree()
+    tree.add(about_z("mast", "flir", 0), S)
+    tree.set_static(about_z("mast", "flir", 0, (1, 0, 0)))
+    tree.set_static(about_z("mast", "flir", 0, (2, 0, 0)))
+    assert tree.lookup("mast", "flir", 99 * S).translation[0] == 2
+
+
+@pytest.mark.parametrize("first_static", [True, False])
+@pytest.mark.parametrize("second_static", [True, False])
+def test_a_child_with_two_parents_is_named_with_both_and_static_wins(first_static, second_static):
+    tree = TransformTree()
+    sent = ((first_static, "chassis"), (second_static, "mast"))
+
+    def store(static: bool, parent: str) -> None:
+        one = about_z(parent, "flir", 0)
+        tree.set_static(one) if static else tree.add(one, S)
+
+    store(*sent[0])
+    if second_static and not first_static:
+        store(*sent[1])
+        sent = sent[::-1]
+    with pytest.raises(CalibrationError, match=r"frame flir has two parents, (chassis and mast|mast and chassis)"):
+        store(*sent[1])
+    assert tree.lookup(sent[0][1], "flir", S).src == "flir"
+    with pytest.raises(CalibrationError, match="no transform"):
+        tree.lookup(sent[1][1], "flir", S)
+
+
+def test_two_senders_in_turn_do_not_displace_each_other():
+    """The odometry's odom <- base at 50 Hz, and a localisation that says map <- base at 10 Hz."""
+    tree, refused = TransformTree(), 0
+    for k in range(500):
+        t_ns = 100 * S + k * S // 50
+        tree.add(RigidTransform("odom", "base", np.eye(3), np.array([k / 50, 0, 0])), t_ns)
+        if k % 5 == 0:
+            with pytest.raises(CalibrationError, match="base has two parents, odom and map"):
+                tree.add(about_z("map", "base", 0), t_ns)
+            refused += 1
+    assert refused == 100 and tree.lookup("odom", "base", 105 * S).translation[0] == pytest.approx(5)
+
+
+def test_a_frame_hangs_on_another_parent_once_the_first_has_ended():
+    """A gripper takes a box; one wrong stamp is no reason."""
+    tree = TransformTree()
+    for k in range(10):
+        tree.add(about_z("table", "box", 0), 100 * S + k * S // 10)
+    with pytest.raises(CalibrationError, match="two parents"):
+        tree.add(about_z("hand", "box", 0), 10**18)
+    tree.add(about_z("table", "box", 0), 101 * S)
+    taken = []
+    for k in range(30):
+        try:
+            tree.add(about_z("hand", "box", k), 101 * S + k * S // 10)
+            taken.append(k)
+        except CalibrationError as error:
+            assert "two parents" in str(error)
+    assert taken == list(range(11, 30))
+    assert tree.lookup("hand", "box", 103 * S).src == "box"
+
+
+def test_frames_without_a_name_are_no_common_frame():
+    tree = TransformTree()
+    for dst, src in (("", ""), ("cam", ""), ("", "lidar")):
+        with pytest.raises(CalibrationError, match="name no frame: set frame_id of the sensor in the rig"):
+            tree.lookup(dst, src, 1)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-4, 3.0, 90.0, 179.9, -45.0])
+def test_angle_between_is_that_of_the_turn(degrees):
+    a = about_z("a", "b", 20)
+    assert angle_between(a, about_z("a", "b", 20 + degrees)) == pytest.approx(np.radians(abs(degrees)), abs=1e-9)

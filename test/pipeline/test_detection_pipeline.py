@@ -25,7 +25,8 @@ from mm_perception.core.types import Detections3D, PointCloud, SegmentationMap
 from mm_perception.engines.detector_card import DetectorCard
 from mm_perception.geometry.boxes import box_corners, transformed_boxes
 from mm_perception.geometry.camera import CameraModel
-from mm_perception.geometry.transforms import RigidTransform, TransformTree
+from mm_perception.geometry.transform_tree import TransformTree
+from mm_perception.geometry.transforms import RigidTransform
 from mm_perception.metrics.latency import StageClock
 from mm_perception.pipeline.box_overlay import detection_colors
 from mm_perception.pipeline.detection import DetectionOutcome, DetectionPipeline, detector_taps

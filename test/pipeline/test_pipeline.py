@@ -267,7 +267,10 @@ def test_bundle_waits_for_the_transforms_of_its_stamps():
     assert see(1110 * ms, 110 * ms) == []
     (given_up,) = intake.poll(210 * ms)
     assert "rgb" in given_up.calibration.problems
-    assert see(1111 * ms, 300 * ms) == []
+    (at_once,) = see(1111 * ms, 300 * ms)
+    assert "rgb" in at_once.calibration.problems, "it was waited for in vain, and has not come since"
+    move_at(1105 * ms, 301 * ms)
+    assert see(1112 * ms, 302 * ms) == []
     assert len(intake.flush()) == 1
 
 

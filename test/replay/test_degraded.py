@@ -195,3 +195,33 @@ def test_results_that_cannot_be_written_end_the_replay_and_leave_what_was_there(
     assert "boxes.mcap: cannot be written (No space left on device)" in capsys.readouterr().err
     assert saved.read_bytes() == before and facts_of(tmp_path) == report
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def no_lidar(i: int, topic: str, message: Any, make: Any) -> Any:
+    return None if "lidar" in topic else message
+
+
+def no_detector_camera(i: int, topic: str, message: Any, make: Any) -> Any:
+    return None if topic.startswith("/sim/cam_") and "image" in topic else message
+
+
+def broken_images(i: int, topic: str, message: Any, make: Any) -> Any:
+    if topic.startswith("/sim/cam_front/image"):
+        message.data = message.data[: len(message.data) // 2]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "detected"),
+    [
+        (no_lidar, "lidar.missing", 0),
+        (no_detector_camera, "cam_front.missing", 5),
+        (broken_images, "cam_front.missing", 5),
+    ],
+)
+def test_a_kind_of_sensor_that_is_lost_throughout_ends_in_a_report(tmp_path, options, change, told, detected):
+    write_drive(tmp_path / "drive.mcap", change)
+    assert main(options) == 0
+    facts = facts_of(tmp_path)
+    assert (facts["frames"], facts["bundles"], facts["detected"]) == (5, 5, detected)
+    assert facts["degraded"][told] == 5

@@ -48,21 +48,35 @@ class World:
         self.got: list[int] = []
         self.infos: list[dict[str, Any]] = []
         self.subscriptions: list[AdaptiveSubscription] = []
+        self.strangers: list[Any] = []
 
     def subscribe(
-        self, policy: InputPolicy | None = None, topic: str = TOPIC, type_name: str = INFO
+        self, policy: InputPolicy | None = None, topic: str = TOPIC, type_name: str = INFO, **more: Any
     ) -> AdaptiveSubscription:
         def receive(msg: Any, info: dict[str, Any]) -> None:
             self.got.append(msg.width)
             self.infos.append(info)
 
         policy = policy or InputPolicy(depth=50, expects="once")
-        subscription = AdaptiveSubscription(self.node, message_class(type_name), topic, policy, receive)
+        subscription = AdaptiveSubscription(self.node, message_class(type_name), topic, policy, receive, **more)
         self.subscriptions.append(subscription)
         return subscription
 
     def publisher(self, qos: QoSProfile, type_name: str = INFO) -> Any:
         return self.driver.create_publisher(message_class(type_name), TOPIC, qos)
+
+    def stranger(self, type_name: str) -> Any:
+        """A node of a participant of its own, with a publisher; one participant has one type of a topic."""
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        node = rclpy.create_node("stranger", context=context)
+        self.strangers.append(node)
+        return node.create_publisher(message_class(type_name), TOPIC, profile(RELIABLE))
+
+    def leave(self, node: Any) -> None:
+        self.strangers.remove(node)
+        node.destroy_node()
+        rclpy.try_shutdown(context=node.context)
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -75,6 +89,8 @@ class World:
     def close(self) -> None:
         for subscription in self.subscriptions:
             subscription.destroy()
+        for node in list(self.strangers):
+            self.leave(node)
         self.executor.shutdown()
         self.node.destroy_node()
         self.driver.destroy_node()
@@ -355,6 +371,51 @@ def test_other_type_is_named(make_world):
     with PublisherProcess(TOPIC, "64x48"):
         world.wait(lambda: subscription.problem() is not None, "the other type")
         assert INFO in subscription.problem() and IMAGE in subscription.problem()
+
+
+def test_an_open_type_follows_what_is_published(make_world):
+    world = make_world()
+    told: list[str] = []
+    subscription = world.subscribe(type_name=IMAGE, types=(IMAGE, INFO), on_type=told.append)
+    first = world.stranger(INFO)
+    world.wait(lambda: first.get_subscription_count() == 1 and subscription.settled, "the match")
+    first.publish(info(3))
+    world.wait(lambda: world.got == [3], "its message")
+    assert told == [INFO] and subscription.problem() is None
+    second = world.stranger(IMAGE)
+    world.wait(lambda: len(world.node.get_publishers_info_by_topic(TOPIC)) == 2, "a second type")
+    world.wait(lambda: IMAGE in (subscription.problem() or ""), "the other is named")
+    assert told == [INFO], "what comes is kept"
+    world.leave(world.strangers[0])
+    world.wait(lambda: told == [INFO, IMAGE] and second.get_subscription_count() == 1, "the change")
+    second.publish(message_class(IMAGE)(width=4))
+    world.wait(lambda: world.got == [3, 4], "the image")
+
+
+def test_a_type_that_is_none_of_the_open_ones_is_named_with_all_of_them(make_world):
+    world = make_world()
+    both = (IMAGE, "sensor_msgs/msg/CompressedImage")
+    subscription = world.subscribe(type_name=IMAGE, types=both)
+    world.stranger(INFO)
+    world.wait(lambda: subscription.problem() is not None, "the type")
+    for part in (*both, f"published is {INFO}", "remap"):
+        assert part in subscription.problem()
+    assert "set the sensor's type" not in subscription.problem()
+
+
+def test_an_open_type_that_is_not_installed_is_said(make_world, monkeypatch):
+    world = make_world()
+
+    def missing(name: str) -> Any:
+        raise ConfigError(f"message type {name} is not installed")
+
+    monkeypatch.setattr("mm_perception.ros.subscriptions.message_class", missing)
+    said: list[str] = []
+    subscription = world.subscribe(type_name=IMAGE, types=(IMAGE, INFO))
+    monkeypatch.setattr(subscription, "_warn", lambda kind, text: said.append(text))
+    world.stranger(INFO)
+    world.wait(lambda: bool(said), "the word")
+    assert said[0] == f"{TOPIC}: message type {INFO} is not installed"
 
 
 def test_lost_messages_are_counted_and_named(make_world, monkeypatch):

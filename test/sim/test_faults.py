@@ -27,7 +27,6 @@ from mm_perception.sim.faults import (
     CLOCK_TOPIC,
     KINDS,
     ONE_IN,
-    TF_TOPIC,
     VEHICLE,
     Fault,
     FaultyStream,
@@ -242,7 +241,7 @@ def test_sector_is_a_third_of_the_circle():
 def transforms(i: int) -> Sent:
     moved = RigidTransform("odom", "base_link", np.eye(3), np.array([float(i), 0.0, 0.0]))
     at_ns = START_NS + i * PERIOD_NS
-    return Sent(TF_TOPIC, encode_transforms(FACTORY, [moved], at_ns), at_ns)
+    return Sent("/tf", encode_transforms(FACTORY, [moved], at_ns), at_ns)
 
 
 def test_vehicle_jump_shifts_all_stamps_alike():
@@ -255,7 +254,7 @@ def test_vehicle_jump_shifts_all_stamps_alike():
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [("tf_gone", TF_TOPIC), ("camera_info_gone", "/rgb/info"), ("clock_dies", CLOCK_TOPIC)]
+    ("kind", "target"), [("tf_gone", "/tf"), ("camera_info_gone", "/rgb/info"), ("clock_dies", CLOCK_TOPIC)]
 )
 def test_topic_is_gone_and_no_other(kind, target):
     assert targets(kind, RIG) == (target,)

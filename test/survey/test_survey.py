@@ -24,8 +24,10 @@ def image(stamp_ns: int, frame: str = "cam"):
 
 @pytest.mark.parametrize("frame", ["cam", "", "/robot1/cam", "\u00e9" * 20])
 def test_the_quick_look_gives_what_decoding_gives(frame):
-    message = image(1_700_000_000_987_654_321, frame)
-    assert header_of(serialize(message, IMAGE)) == decoded_header(message) == (1_700_000_000_987_654_321, frame)
+    message = image(1_700_000_000_987_654_321)
+    message.header.frame_id = frame
+    expected = (1_700_000_000_987_654_321, frame.lstrip("/"))
+    assert header_of(serialize(message, IMAGE)) == decoded_header(message) == expected
 
 
 def test_big_endian_messages_are_read():
