@@ -30,7 +30,10 @@ setup(
     ],
     package_data={package_name: ["py.typed"]},
     python_requires=">=3.10",
-    extras_require={"fuzz": ["atheris"]},  # coverage-guided fuzzing; `mm-perception fuzz` needs nothing more
+    extras_require={
+        "fuzz": ["atheris"],  # coverage-guided fuzzing; `mm-perception fuzz` needs nothing more
+        "video": ["av"],  # h264 and h265 topics
+    },
     zip_safe=True,
     maintainer="mm_perception maintainers",
     maintainer_email="maintainers@mm-perception.invalid",

@@ -36,7 +36,7 @@ FROM_PIP = {
     "lz4",  # with rosbags, as backports and apsw
     "apsw",
 }
-OPTIONAL = {"message_filters", "atheris"}
+OPTIONAL = {"message_filters", "atheris", "av"}
 
 
 def test_package_xml_is_of_format_3_and_python():
@@ -68,7 +68,10 @@ def test_every_import_has_a_dependency():
                 assert ROSDEP_KEY.get(top, top.replace("ament_index_python", "launch_ros")) in declared, (path, module)
 
 
-OF_DRIVERS = {"dvs_msgs", "prophesee_event_msgs", "livox_ros_driver", "livox_ros_driver2", "livox_interfaces"}
+OF_DRIVERS = {
+    "dvs_msgs", "prophesee_event_msgs", "livox_ros_driver", "livox_ros_driver2", "livox_interfaces",
+    "ffmpeg_image_transport_msgs", "foxglove_msgs",
+}  # fmt: skip
 """Come with the driver whose messages they are; a node needs them only where its rig names such a type."""
 
 

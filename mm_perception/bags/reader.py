@@ -26,7 +26,8 @@ _BULK = frozenset(
     f"{package}/msg/{name}"
     for package, name in (
         ("sensor_msgs", "Image"), ("sensor_msgs", "CompressedImage"), ("sensor_msgs", "PointCloud2"),
-        ("event_camera_msgs", "EventPacket"),
+        ("event_camera_msgs", "EventPacket"), ("ffmpeg_image_transport_msgs", "FFMPEGPacket"),
+        ("foxglove_msgs", "CompressedVideo"),
     )
 )  # fmt: skip
 """Messages whose bulk is one array of bytes, which costs no Python object per element."""

@@ -17,6 +17,13 @@ _DEFINITIONS = {
         "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\n"
         "string encoding\nbool is_bigendian\nuint8[] events\n"
     ),
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": (
+        "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\nuint8 flags\n"
+        "bool is_bigendian\nuint8[] data\n"
+    ),
+    "foxglove_msgs/msg/CompressedVideo": (
+        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    ),
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     "vision_msgs/msg/LabelInfo": ("std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"),
     "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mm_perception.codec.image import decode_depth, decode_image, decode_thermal
-from mm_perception.codec.streams import EventDecoder, LidarDecoder
+from mm_perception.codec.image import ThermalDecoder, decode_depth
+from mm_perception.codec.streams import ColorDecoder, EventDecoder, LidarDecoder
 from mm_perception.core.rig import SensorConfig
 from mm_perception.core.types import Measurement
 
@@ -20,11 +20,11 @@ def make_decoder(sensor: SensorConfig) -> Decoder:
     saying of the messages, each said once).
     """
     if sensor.kind == "rgb":
-        return lambda msg: decode_image(msg, sensor.pixel_limit)
+        return ColorDecoder(sensor)
     if sensor.kind == "depth":
-        return lambda msg: decode_depth(msg, sensor.pixel_limit)
+        return lambda msg: decode_depth(msg, sensor.pixel_limit, sensor.depth_unit_m)
     if sensor.kind == "thermal":
-        return lambda msg: decode_thermal(msg, sensor.thermal_scale, sensor.pixel_limit)
+        return ThermalDecoder(sensor.thermal_scale, sensor.pixel_limit, sensor.thermal_gain, sensor.thermal_offset_k)
     if sensor.kind == "lidar":
         return LidarDecoder(sensor)
     return EventDecoder(sensor)

@@ -1,4 +1,4 @@
-"""The decoders of LiDARs and event cameras, which live across messages and take whichever message a driver sends."""
+"""The decoders of sensors that live across messages, and take whichever message a driver sends."""
 
 from __future__ import annotations
 
@@ -7,10 +7,39 @@ from typing import Any
 
 from mm_perception.codec.event_arrays import EventArrayDecoder
 from mm_perception.codec.events import EventPacketDecoder
+from mm_perception.codec.image import decode_image
 from mm_perception.codec.livox import decode_custom_msg, is_custom_msg
 from mm_perception.codec.point_cloud import PointCloudDecoder
+from mm_perception.codec.video import VideoDecoder, video_codec
 from mm_perception.core.rig import SensorConfig
-from mm_perception.core.types import EventPacket, PointCloud
+from mm_perception.core.types import EventPacket, ImageFrame, PointCloud
+
+_VIDEO_TYPES = ("FFMPEGPacket", "CompressedVideo")
+
+
+class ColorDecoder:
+    """Image, CompressedImage or video packets to pictures.
+
+    Attributes:
+        losses: video packets that gave no picture, by why.
+    """
+
+    def __init__(self, sensor: SensorConfig) -> None:
+        """Raises ConfigError if the rig names a video type and PyAV is not installed."""
+        self._max_pixels, self._bit_depth = sensor.pixel_limit, sensor.bit_depth
+        self._video = VideoDecoder(self._max_pixels) if sensor.type.endswith(_VIDEO_TYPES) else None
+
+    def __call__(self, msg: Any) -> ImageFrame:
+        """Raises DataError; ConfigError where an image topic holds video and PyAV is not installed."""
+        if self._video is None:
+            if video_codec(str(getattr(msg, "format", ""))) is None:
+                return decode_image(msg, self._max_pixels, self._bit_depth)
+            self._video = VideoDecoder(self._max_pixels)
+        return self._video(msg)
+
+    @property
+    def losses(self) -> Counter[str]:
+        return Counter() if self._video is None else self._video.losses
 
 
 class LidarDecoder:

@@ -17,10 +17,15 @@ from mm_perception.core.resources import find_config
 
 SensorKind = Literal["rgb", "depth", "thermal", "events", "lidar"]
 Reliability = Literal["auto", "best_effort", "reliable"]
-ThermalScale = Literal["counts", "agc", "centikelvin", "decikelvin", "kelvin"]
+ThermalScale = Literal["counts", "agc", "centikelvin", "decikelvin", "kelvin", "centicelsius", "decicelsius", "celsius"]
 
 MESSAGE_TYPES: dict[str, tuple[str, ...]] = {
-    "rgb": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "rgb": (
+        "sensor_msgs/msg/Image",
+        "sensor_msgs/msg/CompressedImage",
+        "ffmpeg_image_transport_msgs/msg/FFMPEGPacket",
+        "foxglove_msgs/msg/CompressedVideo",
+    ),
     "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "thermal": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "events": (
@@ -86,7 +91,17 @@ class SensorConfig:
     window_ms: float = setting(
         50.0, "events: how long a time before the reference is gathered", minimum=0.1, maximum=1e4
     )
+    bit_depth: int = setting(16, "rgb: bits that 16-bit pixels use", minimum=8, maximum=16)
+    depth_unit_m: float = setting(
+        0.0, "depth: metres per unit; 0: 0.001 of integers, 1 of floats (REP 118)", minimum=0.0, maximum=100.0
+    )
     thermal_scale: ThermalScale = setting("counts", "thermal: what a pixel value means")
+    thermal_gain: float = setting(
+        0.0, "thermal: kelvin per unit, in the place of thermal_scale; 0: none", minimum=0.0, maximum=1e4
+    )
+    thermal_offset_k: float = setting(
+        0.0, "thermal: kelvin at a value of 0, with thermal_gain", minimum=-1e4, maximum=1e4
+    )
     intensity_max: float = setting(255.0, "lidar: intensity at full scale, mapped to 255", minimum=1e-6, maximum=1e6)
     coverage_deg: float = setting(
         360.0,
@@ -121,6 +136,10 @@ class SensorConfig:
             raise ConfigError(
                 f"type: a {self.kind} sensor sends {' or '.join(known)}, got {self.type!r}{_hint(self.type)}"
             )
+        if self.thermal_offset_k and not self.thermal_gain:
+            raise ConfigError("thermal_offset_k: expected with a thermal_gain (kelvin per unit)")
+        if self.thermal_gain and self.thermal_scale not in ("counts", "agc"):
+            raise ConfigError(f"thermal_gain: expected in the place of thermal_scale {self.thermal_scale}, got both")
         if len(self.size_px) not in (0, 2):
             raise ConfigError(f"size_px: expected [width, height], got {list(self.size_px)}")
 

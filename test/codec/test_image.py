@@ -141,9 +141,9 @@ def damaged(fmt: str, cut: float):
 @pytest.mark.parametrize(
     ("decode", "message", "expected"),
     [
-        (decode_image, raw_image(bytes(12), 2, 2, "rgb16", 6), "rgb16"),
+        (decode_image, raw_image(bytes(12), 2, 2, "rgb16", 6), "shorter than a row of 2 rgb16"),
         (decode_image, raw_image(bytes(12), 2, 2, "32FC1", 8), "truncated"),
-        (decode_image, raw_image(bytes(16), 2, 2, "32FC1", 8), "no 8-bit"),
+        (decode_image, raw_image(bytes(16), 2, 2, "32FC1", 8), "no colour or grey picture"),
         (decode_image, raw_image(bytes(11), 2, 2, "rgb8", 6), "truncated"),
         (decode_image, raw_image(bytes(12), 2, 2, "rgb8", 5), "step"),
         (decode_image, raw_image(b"", 0, 2, "rgb8", 0), "zero size"),
@@ -157,7 +157,8 @@ def damaged(fmt: str, cut: float):
         (decode_depth, raw_image(bytes(4), 2, 2, "mono8", 2), "mono8"),
         (decode_depth, raw_image(np.array([-1.0], "<f4").tobytes(), 1, 1, "32FC1", 4), "negative"),
         (decode_labels, raw_image(bytes(12), 2, 2, "rgb8", 6), "mono8"),
-        (lambda m: decode_thermal(m, "counts"), raw_image(bytes(12), 2, 2, "rgb8", 6), "one channel"),
+        (lambda m: decode_thermal(m, "counts"), raw_image(bytes(range(12)), 2, 2, "rgb8", 6), "thermal_scale: agc"),
+        (lambda m: decode_thermal(m, "agc"), raw_image(bytes(range(0, 240, 20)), 2, 2, "bgr8", 6), "false-colour"),
         (lambda m: decode_thermal(m, "counts"), raw_image(bytes(4), 2, 2, "mono8", 2), "thermal_scale"),
         (lambda m: decode_thermal(m, "agc"), raw_image(bytes(8), 2, 2, "mono16", 4), "thermal_scale"),
         (
