@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from mm_perception.bags.damage import DamageLog
 from mm_perception.core.errors import BagError, ConfigError
 from mm_perception.core.limits import MAX_METADATA_BYTES, MAX_METADATA_NODES
-from mm_perception.core.yaml_file import check_yaml, read_text
+from mm_perception.core.yaml_file import parse_yaml, read_text
 
 METADATA = "metadata.yaml"
 KINDS = (".mcap", ".db3", ".bag")
@@ -115,13 +113,11 @@ def _read_metadata(path: Path) -> _Metadata | None:
     """None: there is none. Raises ConfigError if it cannot be used."""
     if not path.exists():
         return None
-    text = read_text(path, MAX_METADATA_BYTES)
-    check_yaml(text, str(path), MAX_METADATA_NODES)
+    content: Any = parse_yaml(read_text(path, MAX_METADATA_BYTES), str(path), MAX_METADATA_NODES)
     try:
-        content: Any = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         about = content["rosbag2_bagfile_information"]
         names = about["relative_file_paths"]
-    except Exception as error:  # impossible dates and numbers: the library lets Python's own errors through
+    except (TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"{path}: is not the {METADATA} of a bag ({type(error).__name__})") from error
     if not isinstance(about, Mapping) or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ConfigError(f"{path}: is not the {METADATA} of a bag (relative_file_paths)")

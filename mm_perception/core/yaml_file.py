@@ -67,10 +67,10 @@ def read_text(path: Path, max_bytes: int) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, max_nodes: int = MAX_YAML_NODES) -> Any:
     """The content of YAML text; see `read_yaml`. `where` is how messages name the source."""
     try:
-        check_yaml(text, where)
+        check_yaml(text, where, max_nodes)
         loader = _Loader(text)
         try:
             return loader.get_single_data()

@@ -47,8 +47,8 @@ def write(path: Path, topic: str, make, ahead_ns: int = 0) -> Path:
 
 
 def report_of(path: Path, config: RigConfig) -> tuple[ReplayReport, list]:
-    intake = Intake(config)
     with BagReader(path) as bag:
+        intake = Intake(config.with_types(bag.topics))
         found = list(observations(bag, intake))
     return _finish(ReplayReport(), intake, LatencyLog()), found
 
