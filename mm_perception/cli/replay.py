@@ -14,6 +14,7 @@ from rich.table import Table
 from mm_perception.bags.writer import BagWriter, check_new_bag
 from mm_perception.cli import numbers
 from mm_perception.cli.outputs import add_overwrite, check_files
+from mm_perception.cli.problems import ProblemPrinter
 from mm_perception.codec.detections import encode_detections, encode_velocities
 from mm_perception.codec.encode import encode_image, encode_label_info
 from mm_perception.codec.status import encode_perception_status
@@ -100,9 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 args.bag,
                 perception,
                 on_result=sink.take,
-                on_problem=lambda where, error: console.print(
-                    f"{where}: {error}", style="yellow", highlight=False, markup=False
-                ),
+                on_problem=ProblemPrinter(console),
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
                 on_truth=sink.take_truth,
                 on_pose=sink.take_pose if args.submission else None,

@@ -79,6 +79,7 @@ class SensorConfig:
     topic: str = setting("", "topic of its messages; empty: ~/input/<name>")
     type: str = setting("", "message type; empty: what is published, else the kind's raw type")
     camera_info: str = setting("", "topic of its sensor_msgs/CameraInfo; empty: none")
+    rectified: bool = setting(False, "its images are rectified: P of the CameraInfo holds, and no distortion")
     frame_id: str = setting("", "its frame, in the place of what its messages say; empty: theirs")
     required: bool = setting(True, "bundles without it are dropped")
     offset_ms: float = setting(

@@ -297,8 +297,8 @@ class Intake:
             self._follow_time_jumps(measurement.stamp_ns)
             return self._observe_all(matched, now_ns, now_ns if expire else None)
         if route.role == "camera_info":
-            limit = self.rig.sensor(route.sensor).pixel_limit
-            camera, known = decode_camera_info(msg, limit), self._cameras.get(route.sensor)
+            sensor, known = self.rig.sensor(route.sensor), self._cameras.get(route.sensor)
+            camera = decode_camera_info(msg, sensor.pixel_limit, sensor.rectified)
             # Who keeps something for a camera knows by identity that nothing has changed.
             self._cameras[route.sensor] = known if known is not None and camera.equals(known) else camera
         elif route.role == "odometry":

@@ -33,13 +33,13 @@ def hha_image(
     the angle between surface normal and up in degrees plus 38.
 
     Args:
-        camera: of the depth image's grid, without distortion.
+        camera: of the depth image's grid.
         down: (3,) direction of gravity in the optical frame. If None it is estimated: the direction that is
             parallel to most and orthogonal to most of the other normals, starting at the image's y axis
             (Gupta, Arbelaez, Malik, CVPR 2013, section 2).
 
     Raises:
-        CalibrationError: the camera has distortion or another size.
+        CalibrationError: the camera is of another size.
     """
     points = back_project(depth_m, camera)
     normals = surface_normals(points)
@@ -60,18 +60,16 @@ def back_project(depth_m: NDArray[np.float32], camera: CameraModel) -> NDArray[n
     """(H, W) depth [m] to (H, W, 3) points [m] of the optical frame; NaN where there is none.
 
     Raises:
-        CalibrationError: the camera has distortion or another size.
+        CalibrationError: the camera is of another size.
     """
     height, width = depth_m.shape
     if (camera.width, camera.height) != (width, height):
         raise CalibrationError(f"depth of {width}x{height}, camera of {camera.width}x{camera.height}")
-    if camera.has_distortion:
-        raise CalibrationError(f"camera {camera.frame_id!r} has lens distortion: rectify its images first")
-    k = camera.intrinsics
-    v = ((np.arange(height) - k[1, 2]) / k[1, 1]).astype(np.float32)[:, None]
-    u = ((np.arange(width) - k[0, 2]) / k[0, 0]).astype(np.float32)[None] - v * np.float32(k[0, 1] / k[0, 0])
     points = np.empty((height, width, 3), np.float32)
-    points[..., 0], points[..., 1], points[..., 2] = u * depth_m, v * depth_m, depth_m
+    np.multiply(camera.rays(), depth_m[..., None], out=points[..., :2])
+    points[..., 2] = depth_m
+    if camera.has_distortion:
+        points[np.isnan(points[..., 0])] = np.nan  # pixels on which the lens brings nothing
     return points
 
 
@@ -130,7 +128,7 @@ def register_depth(
         (target.height, target.width) float32 depth [m] along the target's optical axis; NaN where none.
 
     Raises:
-        CalibrationError: the depth camera has distortion or another size.
+        CalibrationError: the depth camera is of another size.
         DataError: the depth image is empty.
     """
     if depth_m.size == 0:

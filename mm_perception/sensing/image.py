@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.core.errors import CalibrationError, DataError
-from mm_perception.geometry.camera import CameraModel
+from mm_perception.geometry.camera import CameraModel, Optics, camera_of
 from mm_perception.geometry.transforms import RigidTransform
 
 ResizeMode = Literal["stretch", "letterbox"]
@@ -137,19 +138,29 @@ def warp_by_rotation(
 ) -> NDArray[np.float32]:
     """Brings an image onto another camera's pixel grid as if everything were far away.
 
-    The homography K_target R K_camera^-1 ignores the baseline b: a point at depth z lands about f b / z pixels
-    off. Both cameras must be free of distortion.
+    Without distortion by the homography K_target R K_camera^-1, else by the direction of each pixel of the target, once
+    for a pair of cameras and a rotation. The baseline b is ignored: a point at depth z lands about f b / z pixels off.
 
     Returns:
         (target.height, target.width) or (..., C) float32, 0 outside of the source.
-
-    Raises:
-        CalibrationError: a camera has distortion.
     """
-    for model in (camera, target):
-        if model.has_distortion:
-            raise CalibrationError(f"camera {model.frame_id!r} has lens distortion: rectify its images first")
-    homography = target.intrinsics @ target_from_camera.rotation @ np.linalg.inv(camera.intrinsics)
-    size = (target.width, target.height)
-    flags = cv2.INTER_LINEAR
-    return np.asarray(cv2.warpPerspective(image.astype(np.float32), homography, size, flags=flags), np.float32)
+    pixels, rotation = image.astype(np.float32), target_from_camera.rotation
+    if camera.has_distortion or target.has_distortion:
+        maps = _warp_maps(camera.optics, target.optics, rotation.tobytes())
+        return np.asarray(cv2.remap(pixels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.float32)
+    homography = target.intrinsics @ rotation @ np.linalg.inv(camera.intrinsics)
+    return np.asarray(cv2.warpPerspective(pixels, homography, (target.width, target.height)), np.float32)
+
+
+_OUTSIDE = -1e4
+
+
+@lru_cache(maxsize=8)
+def _warp_maps(camera: Optics, target: Optics, rotation: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where in the camera's image each pixel of the target lies: (H, W) columns and rows."""
+    rays = camera_of(target).rays().reshape(-1, 2).astype(np.float64)
+    directions = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
+    turned = directions @ np.frombuffer(rotation).reshape(3, 3)
+    pixels, _ = camera_of(camera).project(np.nan_to_num(turned, nan=-1.0))
+    maps = np.nan_to_num(pixels, nan=_OUTSIDE).astype(np.float32).reshape(target[1], target[0], 2)
+    return np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1])

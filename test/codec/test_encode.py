@@ -37,7 +37,7 @@ def test_camera_info_comes_back():
     ("field", "value", "expected"),
     [
         ("k", np.zeros(9), "uncalibrated"),
-        ("binning_x", 2, "binning"),
+        ("binning_x", 2000, "binning"),
         ("width", 0, "size"),
         ("distortion_model", "unheard_of", "unheard_of"),
     ],
@@ -49,9 +49,9 @@ def test_unusable_camera_info_is_refused(field, value, expected):
         decode_camera_info(message)
 
 
-def test_region_of_interest_is_refused():
+def test_region_of_interest_beyond_the_image_is_refused():
     message = encode_camera_info(FACTORY, LENS, STAMP_NS)
-    message.roi.width, message.roi.height = 100, 100
+    message.roi.width, message.roi.height = 1000, 100
     with pytest.raises(CalibrationError, match="region"):
         decode_camera_info(message)
 
