@@ -50,14 +50,13 @@ def run(args: argparse.Namespace) -> int:
     card = _adjusted(_card(args), args)
     weights_identity(card)
     out = args.out if args.out.suffix == ".onnx" else args.out / f"{card.name}.onnx"
-    check_outputs(
-        {"--out": out, "--out's card": out.with_suffix(".yaml")}, (args.model, args.weights, card.weights_path)
-    )
+    card_path = _card_path(out, args.model)
+    check_outputs({"--out": out, "--out's card": card_path}, (args.model, args.weights, card.weights_path))
     check_new_file(out, args.overwrite, "onnx")
-    check_new_file(out.with_suffix(".yaml"), args.overwrite, "text")
+    check_new_file(card_path, args.overwrite, "text")
     height, width = card.input_size
     print(f"exporting {card.name}, {height}x{width} px …", flush=True)
-    report = export_onnx(deployed_network(card), card, out)
+    report = export_onnx(deployed_network(card), card, out, card_path)
     print(f"  {report.path}  {report.path.stat().st_size / 1e6:.1f} MB, {report.export_s:.1f} s")
     print(f"  {report.card_path}")
     if report.max_abs_diff is None:
@@ -67,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
     if not card.trained:
         print("  the weights are untrained: what comes out means nothing")
     return 0
+
+
+def _card_path(out: Path, model: str | None) -> Path:
+    """x.yaml of x.onnx; x.onnx.yaml where x.yaml is the card that is exported."""
+    usual = out.with_suffix(".yaml")
+    is_input = model is not None and usual.exists() and Path(model).exists() and usual.samefile(model)
+    return out.with_name(out.name + ".yaml") if is_input else usual
 
 
 def _card(args: argparse.Namespace) -> ModelCard | DetectorCard:

@@ -42,7 +42,9 @@ class ExportReport:
     export_s: float
 
 
-def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> ExportReport:
+def export_onnx(
+    model: nn.Module, card: WeightsCard, out_path: Path | str, card_path: Path | None = None
+) -> ExportReport:
     """Writes `model` as ONNX (opset 18, static shapes, float32) with its card beside it (`.yaml`).
 
     Inputs and outputs are those of `card.specs`. The file appears under its name only after it has been run and
@@ -50,6 +52,7 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
 
     Args:
         model: of the card's kind, as `deployed_network` gives it; a `Cmx` may still have its batch norms.
+        card_path: another name for the card.
 
     Raises:
         ModelError: model and card differ, or the outputs differ from torch's by more than `TOLERANCES` (of the
@@ -62,7 +65,7 @@ def export_onnx(model: nn.Module, card: WeightsCard, out_path: Path | str) -> Ex
         _check_model(model, card)
         model = fold_for_inference(model)
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    card_path = out_path.with_suffix(".yaml")
+    card_path = card_path or out_path.with_suffix(".yaml")
     started = time.perf_counter()
     with scratch_file(out_path, ".onnx") as temporary, scratch_file(card_path) as temporary_card:
         examples = {name: torch.from_numpy(value) for name, value in made_inputs(card)[0].items()}

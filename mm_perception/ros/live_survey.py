@@ -19,7 +19,8 @@ from mm_perception.survey.facts import SurveyFacts
 from mm_perception.survey.readiness import Readiness, ReadinessCheck
 from mm_perception.survey.survey import Survey
 
-_DISCOVERY_S = 2.0
+_DISCOVERY_S, _LONGEST_DISCOVERY_S = 2.0, 8.0
+"""How long publishers are waited for when some are there, and when none is."""
 _DEPTH = 50
 _OWN = ("/rosout", "/parameter_events")
 SOURCE = "the running topics"
@@ -74,18 +75,24 @@ def check_live(rig: RigConfig, seconds: float) -> Readiness:
 
 def _published(listener: Listener) -> dict[str, str]:
     """Type by topic of what others publish. Raises BagError if that is nothing."""
-    end = time.monotonic() + _DISCOVERY_S
-    while time.monotonic() < end:
+    start, topics = time.monotonic(), {}
+    while (passed := time.monotonic() - start) < (_DISCOVERY_S if topics else _LONGEST_DISCOVERY_S):
         listener.executor.spin_once(timeout_sec=0.1)
-    node = listener.node
-    topics = {
-        topic: types[0]
-        for topic, types in node.get_topic_names_and_types()
-        if types and topic not in _OWN and node.count_publishers(topic)
-    }
+        found = _published_now(listener)
+        if found.keys() - topics.keys() and passed > 0.5 * _DISCOVERY_S:
+            start = time.monotonic() - 0.5 * _DISCOVERY_S  # more may follow
+        topics = found
     if not topics:
         raise BagError("no topic has a publisher here: start the drivers first, in the same ROS_DOMAIN_ID")
     return topics
+
+
+def _published_now(listener: Listener) -> dict[str, str]:
+    return {
+        topic: types[0]
+        for topic, types in listener.node.get_topic_names_and_types()
+        if types and topic not in _OWN and listener.node.count_publishers(topic)
+    }
 
 
 def _listen(listener: Listener, topics: dict[str, str], wanted: Collection[str], seconds: float, take: Take) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -32,6 +33,12 @@ STREAMS = {
     "/boson/image_raw": Stream("thermal16"),
     "/laser/points": Stream("cloud", "laser"),
 }
+
+
+@pytest.fixture(autouse=True)
+def domain_of_its_own(monkeypatch):
+    """Nodes that other tests ended are still in the graph for some seconds."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(int(os.environ["ROS_DOMAIN_ID"]) % 101 + 1))
 
 
 @pytest.fixture

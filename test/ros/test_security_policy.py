@@ -23,7 +23,13 @@ def test_what_the_node_declares_is_allowed(start_session, rig):
     # /diagnostics are sent by a timer, when everything has been declared.
     session.wait_until(lambda: bool(session.result.pipeline.get("engine")), 120, "the node")
     policy, graph = security_policy(load_rig(rig)), session.node
-    published = {name for name, _ in graph.get_publisher_names_and_types_by_node(NODE_NAME, "/")}
+
+    def publishes() -> set[str]:
+        return {name for name, _ in graph.get_publisher_names_and_types_by_node(NODE_NAME, "/")}
+
+    # What a node has becomes known one by one.
+    session.wait_until(lambda: {"/diagnostics", f"/{NODE_NAME}/output/segmentation"} <= publishes(), 60, "its topics")
+    published = publishes()
     heard = {name for name, _ in graph.get_subscriber_names_and_types_by_node(NODE_NAME, "/")}
     served = {name for name, _ in graph.get_service_names_and_types_by_node(NODE_NAME, "/")}
     asked = {name for name, _ in graph.get_client_names_and_types_by_node(NODE_NAME, "/")}
