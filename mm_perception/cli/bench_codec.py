@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from mm_perception.bags.typestore import BagMessages
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.codec.encode import (
     encode_compressed,
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         RclpyMessages().make("std_msgs/msg/Header")
         factories.append(("rclpy", RclpyMessages()))
     except Exception as error:  # without ROS the bag's messages are measured alone
-        Console(stderr=True).print(f"rclpy messages left out: {error}")
+        make_console(stderr=True).print(f"rclpy messages left out: {error}")
     figures: dict[str, dict[str, float]] = {}
     for kind, factory in factories:
         for name, action in _cases(factory):
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     table = Table("message", "median [ms]", "min [ms]", "p95 [ms]", title="codec")
     for name, figure in figures.items():
         table.add_row(name, *(f"{figure[key]:.3f}" for key in ("median_ms", "min_ms", "p95_ms")))
-    Console().print(table)
+    make_console().print(table)
     if args.json:
         write_json(args.json, figures, args.overwrite)
     return 0

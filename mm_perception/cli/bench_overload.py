@@ -6,10 +6,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.driving import add_drive_options, prepare_drive
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.files import write_json
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures and prints; 0 if the results stayed as young as they should, else 1."""
     check_files(args, {"json": "json"})
-    console = Console()
+    console = make_console()
     drive = prepare_drive(args, console)
     from mm_perception.ros.overload import measure_overload
 

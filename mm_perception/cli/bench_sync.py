@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.files import write_json
 from mm_perception.sync.synchronizer import Stream, Synchronizer
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures and prints a table."""
     check_files(args, {"json": "json"})
-    console = Console()
+    console = make_console()
     figures = []
     for scenario, options in (
         ("all sensors", {}),

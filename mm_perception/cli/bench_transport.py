@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import write_json
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for size in sizes
         for publisher in publishers
     ]
-    Console().print(_table(figures, args.rate))
+    make_console().print(_table(figures, args.rate))
     if args.json:
         write_json(args.json, [asdict(one) for one in figures], args.overwrite)
     return 0

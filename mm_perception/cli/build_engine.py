@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError, ModelError
 from mm_perception.core.files import write_json
@@ -74,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError, ModelError, EngineError, BagError: with what is wrong or missing.
     """
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     card, settings = find_model(args.model), read_settings(args)
     check_files(args, {"json": "json"}, (args.model, args.bag, args.rig, args.calibration, card.weights_path))
     cache = args.cache or default_cache_dir()
 
     def tell(text: str) -> None:
-        console.print(f"  {text}", soft_wrap=True, markup=False)
+        console.print(f"  {text}", soft_wrap=True)
 
     console.print(f"{card.name}: engine in {settings.precision}")
     from mm_perception.engines.tensorrt.opening import workshop

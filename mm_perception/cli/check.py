@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.cli.rig import LIVE_SECONDS, check_source
 from mm_perception.core.config import to_mapping
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     readiness = _live(rig, args.live) if args.live else _recorded(rig, args.bag, args.seconds)
     ready = readiness.is_ready(args.required_only)
     models = list(_models(rig, readiness))
-    _print(Console(), readiness, models, ready)
+    _print(make_console(), readiness, models, ready)
     if args.json:
         write_json(args.json, _mapping(readiness, models, ready), args.overwrite)
     return 0 if ready else 1
@@ -101,12 +102,12 @@ def _models(rig: RigConfig, readiness: Readiness) -> Iterator[tuple[str, str, bo
 
 def _print(console: Console, readiness: Readiness, models: list[tuple[str, str, bool]], ready: bool) -> None:
     wide = console.width >= _WIDE
-    table = Table(title=escape(f"rig {readiness.rig} on {readiness.source}"))
+    table = Table(title=f"rig {readiness.rig} on {readiness.source}")
     for column in ("sensor", *(["topic"] if wide else []), *_COLUMNS, ""):
-        table.add_column(escape(column), no_wrap=column not in ("topic", "what"))
+        table.add_column(column, no_wrap=column not in ("topic", "what"))
     for one in readiness.sensors:
         cells = [one.name, *([one.topic] if wide else []), *_cells(one)]
-        table.add_row(*(escape(cell) for cell in cells), "[green]ready" if one.is_ready else "[red]NOT READY")
+        table.add_row(*cells, Text("ready", "green") if one.is_ready else Text("NOT READY", "red"))
     console.print(table)
     share = f", {readiness.complete / readiness.bundles:.0%}" if readiness.bundles else ""
     console.print(
@@ -114,14 +115,12 @@ def _print(console: Console, readiness: Readiness, models: list[tuple[str, str, 
         highlight=False,
     )
     for name, text, fits in models:
-        console.print(
-            f"model {name}: {text}", style=None if fits else "dim", highlight=False, markup=False, soft_wrap=True
-        )
+        console.print(f"model {name}: {text}", style=None if fits else "dim", highlight=False, soft_wrap=True)
     for one in readiness.sensors:
         for text, style in [*((r, "red") for r in one.reasons), *((r, "yellow") for r in one.remarks)]:
-            console.print(f"{one.name}: {text}", style=style, highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{one.name}: {text}", style=style, highlight=False, soft_wrap=True)
     for text in readiness.others:
-        console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(text, style="red", highlight=False, soft_wrap=True)
     console.print("READY" if ready else "NOT READY", style="bold green" if ready else "bold red")
 
 

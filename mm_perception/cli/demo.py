@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import OutputFolder, check_outputs
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MmPerceptionError: the output folder is not the demo's, or bag, rig or models cannot be used.
     """
-    console = Console()
+    console = make_console()
     check_outputs({"--out": args.out}, (args.bag, args.rig, args.model, args.detector))
     # The demo's own folder is renewed when the new results are complete.
     with OutputFolder(args.out, "demo", args.overwrite, renew=True) as folder:
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace, console: Console, out: Path) -> int:
     except ImportError as error:
         raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
     if not trained:
-        console.print(f"[bold yellow]{UNTRAINED}")
+        console.print(UNTRAINED, style="bold yellow")
     if args.rate == 0:
         parameters["max_wait_ms"] = str(PACED_WAIT_MS)
     pictures: list[Path] = []
@@ -109,7 +110,7 @@ def _run(args: argparse.Namespace, console: Console, out: Path) -> int:
             rig,
             parameters,
             out / "node.log",
-            on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+            on_progress=lambda line: console.print(line, style="dim", highlight=False),
             lossless=args.rate == 0,
             on_overlay=save,
         ) as session,

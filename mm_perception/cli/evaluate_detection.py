@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.console import make_console
 from mm_perception.cli.held_out import add_frame_options, check_frame_options, open_pictures
 from mm_perception.core.errors import ModelError
 from mm_perception.core.files import write_json
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints; 0 when done."""
-    console = Console()
+    console = make_console()
     check_frame_options(args)
     card = find_detector_card(args.model)
     alone = _lidar_card(args.lidar_model, card)
@@ -134,4 +135,4 @@ def _print(console: Console, facts: dict[str, Any]) -> None:
     nds = ", ".join(f"{way} {_cell(facts['NDS']['all'][way], None)}" for way in WAYS)
     console.print(f"NDS [%]: {nds}", highlight=False)
     if not facts["model"]["trained"]:
-        console.print("[bold yellow]untrained weights, whose boxes mean nothing")
+        console.print("untrained weights, whose boxes mean nothing", style="bold yellow")

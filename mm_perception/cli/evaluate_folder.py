@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.console import make_console
 from mm_perception.cli.labels import label_options
 from mm_perception.cli.outputs import check_files
 from mm_perception.core.errors import ConfigError
@@ -30,7 +31,7 @@ def run_folder(args: argparse.Namespace) -> int:
     check_files(args, {"json": "json"}, (args.data, args.label_map, args.split))
     card = find_card(args.model[0])
     labels = label_options(args)
-    console = Console()
+    console = make_console()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("frames scored", total=None)
         scores = score_folder(
@@ -45,7 +46,7 @@ def run_folder(args: argparse.Namespace) -> int:
         )
     _print(console, scores, card.name, str(args.data))
     if not card.trained:
-        console.print("[bold yellow]untrained weights, whose labels mean nothing")
+        console.print("untrained weights, whose labels mean nothing", style="bold yellow")
     if args.json:
         write_json(args.json, scores.figures(), args.overwrite)
         console.print(f"figures: {args.json}")

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mm_perception.cli.console import make_console
 from mm_perception.cli.evaluate_folder import run_folder
 from mm_perception.cli.held_out import add_frame_options, check_frame_options, open_pictures
 from mm_perception.cli.labels import add_label_options, given_labels
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if only_with_data:
         raise ConfigError(f"{only_with_data[0]}: speaks of a folder of labelled images; give one with --data DIR")
-    console = Console()
+    console = make_console()
     check_frame_options(args)
     cards = {name: find_card(card) for name, card in _models(args.model).items()}
     folder = args.cache or default_cache_dir() / "world"
@@ -144,4 +145,4 @@ def _print(console: Console, facts: dict[str, Any], models: list[str]) -> None:
     console.print(classes)
     untrained = [name for name, model in facts["models"].items() if not model["trained"]]
     if untrained:
-        console.print(f"[bold yellow]untrained weights, whose labels mean nothing: {', '.join(untrained)}")
+        console.print(f"untrained weights, whose labels mean nothing: {', '.join(untrained)}", style="bold yellow")

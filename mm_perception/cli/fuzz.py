@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.core.errors import ConfigError
 from mm_perception.fuzz.harness import TargetReport, check_input, fuzz, save_findings
 from mm_perception.fuzz.targets import Target, find_targets, input_of
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: an unknown target, or not one where one is needed.
     """
-    targets, console = find_targets(args.target), Console(highlight=False)
+    targets, console = find_targets(args.target), make_console(highlight=False)
     if args.list:
         console.print("\n".join(target.name for target in targets))
         return 0
@@ -73,7 +74,6 @@ def _run_one(console: Console, target: Target, args: argparse.Namespace) -> int:
     console.print(
         f"{target.name}: {len(data)} bytes: {finding.kind} {finding.text} "
         f"({finding.seconds:.2f} s, {finding.bytes / 1e6:.0f} MB)",
-        markup=False,
     )
     return 1
 
@@ -89,4 +89,4 @@ def _print(console: Console, reports: list[TargetReport]) -> None:
     table.add_row("all", str(total), "", "", "", str(sum(len(r.findings) for r in reports)))
     console.print(table)
     for finding in (one for r in reports for one in r.findings):
-        console.print(f"{finding.target} {finding.index}: {finding.kind}: {finding.text[:200]}", markup=False)
+        console.print(f"{finding.target} {finding.index}: {finding.kind}: {finding.text[:200]}")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import DataError
 from mm_perception.core.files import write_json
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         except DataError as error:
             raise DataError(f"{args.pred}: sample {token}: {error}") from error
     scores = metric.scores()
-    console = Console()
+    console = make_console()
     print_scores(console, scores, f"{len(truth)} samples")
     if args.json:
         write_json(args.json, scores_mapping(scores), args.overwrite)

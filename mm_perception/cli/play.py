@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress
 
 from mm_perception.bags.reader import BagReader
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.dds import use_shipped_dds_profile
 from mm_perception.core.errors import ConfigError
 
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
         from mm_perception.ros.playing import BagPlayer, PlayOptions
     except ImportError as error:
         raise ConfigError(f"ROS 2 is not there ({error}): source an installation or run make setup") from error
-    console = Console()
+    console = make_console()
     options = PlayOptions(
         args.rate, args.loop, args.start_offset, args.clock, tuple(args.topics), _renamed(args.remap),
         tuple(args.wait_for), args.wait_timeout, args.report,
     )  # fmt: skip
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text, soft_wrap=True, highlight=False)
 
     with BagReader(args.bag) as bag, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("messages", total=None)

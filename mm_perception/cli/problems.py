@@ -28,4 +28,4 @@ class ProblemPrinter:
         times = self._times[key]
         if times == 10 ** (len(str(times)) - 1):
             again = f" ({times} times)" if times > 1 else ""
-            self._console.print(f"{where}: {text}{again}", style="yellow", highlight=False, markup=False)
+            self._console.print(f"{where}: {text}{again}", style="yellow", highlight=False)

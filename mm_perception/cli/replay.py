@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mm_perception.bags.writer import BagWriter, check_new_bag
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.cli.problems import ProblemPrinter
 from mm_perception.codec.detections import encode_detections, encode_velocities
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MmPerceptionError: an output must not be written, or settings or bag cannot be used.
     """
-    console = Console()
+    console = make_console()
     inputs = (*args.bag, args.rig, args.model, args.detector)
     check_files(args, {"submission": "json"}, inputs, folders=("out", "save_bag"))
     if args.save_bag:
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     )
     perception = build_perception(settings, on_progress=console.print)
     if not all(card.trained for card in perception.cards):
-        console.print(f"[bold yellow]{UNTRAINED}")
+        console.print(UNTRAINED, style="bold yellow")
     if args.submission and (perception.detection is None or not perception.rig.fixed_frame):
         raise ConfigError("--submission needs a --detector, and a rig with a fixed_frame")
     with contextlib.ExitStack() as outputs:
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
                 on_truth=sink.take_truth,
                 on_pose=sink.take_pose if args.submission else None,
                 on_sight=sink.take_sight,
-                on_change=lambda sensor, text: console.print(f"{sensor}: {text}", highlight=False, markup=False),
+                on_change=lambda sensor, text: console.print(f"{sensor}: {text}", highlight=False),
             )
         _print_report(console, report)
         if folder is not None:
@@ -114,7 +115,21 @@ def run(args: argparse.Namespace) -> int:
             write_report(folder.work, f"Replay of {bag_names(args.bag)}", facts, sink.pictures)
     if args.out:
         console.print(f"report: {args.out / 'report.md'}")
+    if not report.segmented and not report.detected:
+        console.print(_why_nothing(report), style="bold red", highlight=False)
+        return 1
     return 0
+
+
+def _why_nothing(report: ReplayReport) -> str:
+    """The commonest reason, and what to do."""
+    most = ", ".join(f"{what} ({count} times)" for what, count in report.dropped.most_common(2))
+    notes = "; ".join(f"{sensor}: {text}" for sensor, text in report.notes.items())
+    return (
+        f"nothing came out of {report.frames} frames: {most or 'no complete set of sensors'}"
+        + (f"; {notes}" if notes else "")
+        + ". See what the bag has for the rig: mm-perception check RIG BAG"
+    )
 
 
 class _Sink:
@@ -237,7 +252,7 @@ def _print_report(console: Console, report: ReplayReport) -> None:
     for what, count in sorted(report.left_out.items()):
         console.print(f"left out {count:5d}  {what}", highlight=False)
     for sensor, text in report.notes.items():
-        console.print(f"{sensor}: {text}", style="yellow", highlight=False, markup=False)
+        console.print(f"{sensor}: {text}", style="yellow", highlight=False)
     console.print(latency_table(report))
     if report.scores is not None:
         console.print(_scores_table(report))

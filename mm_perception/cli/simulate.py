@@ -6,11 +6,11 @@ import argparse
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from mm_perception.bags.writer import check_new_bag
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.outputs import add_overwrite, check_files
 from mm_perception.core.errors import ConfigError
 from mm_perception.core.files import check_outputs, write_new_file
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulates and says how fast, or draws the sheet; 0 when bag or picture is whole."""
-    console = Console()
+    console = make_console()
     if args.workers < 0 or (args.seed is not None and not 0 <= args.seed < 2**31):
         raise ConfigError(
             f"expected --workers of at least 0 and --seed in 0..2147483647, got {args.workers} and {args.seed}"

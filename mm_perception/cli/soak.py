@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.demo import DEMO_RATE_HZ
 from mm_perception.cli.driving import add_drive_options, prepare_drive
 from mm_perception.cli.outputs import add_overwrite, check_files
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Drives, prints and writes; 0 if everything held that is promised, else 1."""
-    console = Console()
+    console = make_console()
     check_files(args, {"json": "json"})
     kinds = _kinds(args.faults)
     drive = prepare_drive(args, console)
@@ -116,17 +118,17 @@ def _live(
 
     def show(verdict: Verdict) -> None:
         fault = verdict.fault
-        color = "green" if verdict.is_good else "red"
-        what = f"{fault.start_s:7.1f} s  [{color}]{fault.kind} of {fault.target}[/]"
+        what = Text(f"{fault.start_s:7.1f} s  ")
+        what.append(f"{fault.kind} of {fault.target}", "green" if verdict.is_good else "red")
         named = verdict.named_by or "nothing"
         after = "" if verdict.named_after_s is None else f" after {verdict.named_after_s:.1f} s"
         well = (
             "not well again" if verdict.recovered_after_s is None else f"well {verdict.recovered_after_s:.1f} s later"
         )
-        console.print(f"{what}: {_short(named)}{after}; {well}", highlight=False)
+        console.print(what.append(f": {_short(named)}{after}; {well}"))
 
     with SoakSession(rig, parameters, loop, log, with_clock) as session:
-        session.settle(lambda line: console.print(line, style="dim", highlight=False, markup=False))
+        session.settle(lambda line: console.print(line, style="dim", highlight=False))
         session.run(seconds, faults, show, blinding_spans(faults, lidar, period_s))
     return session.report
 

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
 from mm_perception.core.errors import ConfigError, EngineError
 from mm_perception.core.rig import load_rig
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from mm_perception.training.loop import check_folder, choose_device
     from mm_perception.training.publish import check_published, published_name
 
-    console = Console()
+    console = make_console()
     recipe, card = read_recipe(args), find_detector_card(args.card)
     if args.from_scratch:
         card = replace(
@@ -163,7 +164,7 @@ def _frames(args: argparse.Namespace, card: DetectorCard, console: Console) -> t
                     files, unused = bag_frames(path, load_rig(args.rig), card, args.world_cache, show)
                     sets.append(FrameSet(tuple(files), path.name))
                     for why, count in unused.most_common(10):
-                        console.print(f"[yellow]{path}: {count} left out: {why}", highlight=False)
+                        console.print(f"{path}: {count} left out: {why}", style="yellow", highlight=False)
                 else:
                     sets.append(frames_at(path, show))
     return (sets[0], sets[1]) if len(sets) == 2 else without_last(sets[0])

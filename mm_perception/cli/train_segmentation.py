@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mm_perception.cli import numbers
+from mm_perception.cli.console import make_console
 from mm_perception.cli.labels import add_label_options, label_options
 from mm_perception.cli.training import WORLD, advance, bar, check_apart, check_counts, check_tools, overruled
 from mm_perception.core.errors import ConfigError
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from mm_perception.training.loop import check_folder, choose_device, train
     from mm_perception.training.publish import check_published, publish, published_name
 
-    console = Console()
+    console = make_console()
     card, recipe = find_card(args.card), read_recipe(args)
     if args.from_scratch:
         card = replace(card, weights=f"random:{recipe.seed}", weights_sha256=None, trained=False, measured=None)

@@ -75,7 +75,8 @@ def check_live(rig: RigConfig, seconds: float) -> Readiness:
 
 def _published(listener: Listener) -> dict[str, str]:
     """Type by topic of what others publish. Raises BagError if that is nothing."""
-    start, topics = time.monotonic(), {}
+    topics: dict[str, str] = {}
+    start = time.monotonic()
     while (passed := time.monotonic() - start) < (_DISCOVERY_S if topics else _LONGEST_DISCOVERY_S):
         listener.executor.spin_once(timeout_sec=0.1)
         found = _published_now(listener)

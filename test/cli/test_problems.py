@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
+from mm_perception.cli.console import make_console
 from mm_perception.cli.problems import ProblemPrinter
 from mm_perception.core.errors import DataError
 
 
 def said(problems) -> list[str]:
     out = io.StringIO()
-    say = ProblemPrinter(Console(file=out, width=200))
+    say = ProblemPrinter(make_console(file=out, width=200))
     for where, text in problems:
         say(where, DataError(text))
     return out.getvalue().splitlines()
