@@ -5,6 +5,7 @@ The sizes of the network are read from the shapes in the file; nothing is loaded
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import zipfile
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +21,18 @@ from mm_perception.core.errors import MmPerceptionError, ModelError
 from mm_perception.core.limits import MAX_CHECKPOINT_OVERHEAD, MAX_PICKLE_BYTES, MAX_SAFETENSORS_HEADER
 from mm_perception.models.cmx import Cmx, build_cmx, initialise
 from mm_perception.models.mit import MIT_VARIANTS, STAGES
+from mm_perception.models.wrapping import unwrap
 
 StateDict = dict[str, Tensor]
 
-_WRAPPERS = ("model", "state_dict", "module")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_GLOBAL = re.compile(r"(?:GLOBAL|global) ([\w.]+)")
+_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+_BESIDE_WEIGHTS = [
+    argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+    *((_NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]  # fmt: skip
+"""What checkpoints keep beside weights and nothing is done with: scores as numpy's numbers, options."""
 _LARGEST_LEGACY = 2**30
 _SHOWN = 5  # keys named per kind of misfit
 _BACKBONE = "backbone."
@@ -32,30 +42,23 @@ _IMAGENET_HEAD = ("head.weight", "head.bias")
 
 
 def read_state_dict(path: Path | str) -> StateDict:
-    """The tensors of a `.pth`, `.pt` or `.safetensors` file.
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file by the network's keys, whatever was wrapped around them.
 
-    They stand bare or under `model`, `state_dict` or `module`. A leading `module.` is removed from the keys.
-    Pickled objects other than tensors and plain containers are refused, never executed.
+    See `models.wrapping`. Pickled objects other than tensors, plain containers, numpy's numbers and argparse's options
+    are refused, never executed.
 
     Raises:
-        ModelError: the file is missing, damaged, holds other objects or no tensors.
+        ModelError: the file is missing, damaged, holds other objects, no tensors or two sets of them.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file {path}: does not exist")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping):
-        raise ModelError(f"weights file {path}: expected a mapping of tensors, got {type(content).__name__}")
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if strange or not content:
-        named = ", ".join(strange[:_SHOWN]) or "an empty mapping"
-        raise ModelError(f"weights file {path}: expected tensors only, got something else in: {named}")
-    _check_sizes(content, path)
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    where = f"weights file {path}"
+    state = unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), where)
+    if not state:
+        raise ModelError(f"{where}: expected tensors, got an empty mapping")
+    _check_sizes(state, path)
+    return state
 
 
 def _read_torch(path: Path) -> Any:
@@ -73,17 +76,23 @@ def load_tensors(path: Path, what: str, kind: type[MmPerceptionError]) -> Any:
     """
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = (str(error).splitlines() or ["it does not say why"])[0]
+        named = _GLOBAL.search(text := _plain(error))
+        reason = f"it holds a {named.group(1)}" if named else text.split(". ")[0]
         raise kind(
-            f"{what}: is damaged or holds more than tensors and plain containers ({reason}); "
-            "save its state_dict alone and try again"
+            f"{what}: is damaged or holds more than tensors and plain containers ({reason}); load it where it was "
+            "made, and save the state_dict alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except Exception as error:  # the unpickler lets whatever a damaged file leads to through
-        reason = (str(error).splitlines() or ["it does not say why"])[0]
-        raise kind(f"{what}: cannot be read ({type(error).__name__}: {reason[:300]})") from error
+        raise kind(f"{what}: cannot be read ({type(error).__name__}: {_plain(error)[:300]})") from error
     return content
+
+
+def _plain(error: Exception) -> str:
+    """The text of torch's errors in one line, without codes for colors."""
+    return " ".join(_ANSI.sub("", str(error)).split()) or "it does not say why"
 
 
 def _check_archive(path: Path) -> None:
@@ -272,10 +281,13 @@ def _check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], where:
         for key in expected
         if key in got and expected[key].shape != got[key].shape
     ]
+    fitting = sum(key in got and got[key].shape == value.shape for key, value in expected.items())
     problems = [
         f"{len(keys)} {label}: {', '.join(keys[:_SHOWN])}" + (", …" if len(keys) > _SHOWN else "")
         for label, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
     if problems:
-        raise ModelError(f"{where}: does not fit the network\n  " + "\n  ".join(problems))
+        counts = f"{fitting} of the network's {len(expected)} keys fit, the file has {len(got)}"
+        hint = "is it of another variant, another number of classes, or another network?"
+        raise ModelError(f"{where}: does not fit the network: {counts}\n  " + "\n  ".join([*problems, hint]))

@@ -138,13 +138,14 @@ def no_sweep(i: int, topic: str, message: Any, make: Any) -> Any:
 )
 def test_degraded_frames_are_counted_to_the_reports_end(tmp_path, options, capsys, change, without, expected):
     write_drive(tmp_path / "drive.mcap", change, without)
-    assert main([*options, "--save-bag", str(tmp_path / "boxes.mcap")]) == 0
+    code = main([*options, "--save-bag", str(tmp_path / "boxes.mcap")])
     facts = facts_of(tmp_path)
     degraded = facts.get("degraded", {})
     assert {what: degraded.get(what) for what in expected} == expected
     assert bool(degraded) == bool(expected)
     # A detector without a LiDAR's point is blind, and gives no result that would look like a free road.
     detected = 0 if change is empty_sweep else 5
+    assert code == (0 if detected else 1)
     assert (facts["frames"], facts["bundles"], facts["detected"]) == (5, 5, detected)
     assert facts["modes"].get("detection blind", 0) == 5 - detected
     assert len(list((tmp_path / "report" / "detections").glob("*.png"))) == detected
@@ -221,7 +222,7 @@ def broken_images(i: int, topic: str, message: Any, make: Any) -> Any:
 )
 def test_a_kind_of_sensor_that_is_lost_throughout_ends_in_a_report(tmp_path, options, change, told, detected):
     write_drive(tmp_path / "drive.mcap", change)
-    assert main(options) == 0
+    assert main(options) == (0 if detected else 1)
     facts = facts_of(tmp_path)
     assert (facts["frames"], facts["bundles"], facts["detected"]) == (5, 5, detected)
     assert facts["degraded"][told] == 5

@@ -8,6 +8,7 @@ from mm_perception.core.detector import DetectorVariant
 from mm_perception.core.errors import ModelError
 from mm_perception.models.checkpoint import read_state_dict
 from mm_perception.models.deepinteraction.model import DeepInteraction
+from mm_perception.models.wrapping import spconv1_kernels
 
 _SHOWN = 4
 
@@ -15,14 +16,14 @@ _SHOWN = 4
 def load_detector(
     path: Path, variant: DetectorVariant, classes: int, published_decoder_quirk: bool = False
 ) -> DeepInteraction:
-    """A network in evaluation mode, with the weights of a file of the published keys.
+    """A network in evaluation mode, with the weights of a file of the published keys, of spconv 1 or 2.
 
     Raises:
         ModelError: the file is missing or damaged, or has other keys or shapes (the first ones are named).
     """
-    state = read_state_dict(path)
     network = DeepInteraction(variant, classes, published_decoder_quirk)
     wanted = network.state_dict()
+    state = spconv1_kernels(read_state_dict(path), wanted)
     missing, strange = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     other = [
         f"{k}: expected {tuple(v.shape)}, got {tuple(state[k].shape)}"
@@ -32,6 +33,10 @@ def load_detector(
     lists = (("missing", missing), ("unexpected", strange), ("of another shape", other))
     problems = [f"{len(names)} {what}: {', '.join(names[:_SHOWN])}" for what, names in lists if names]
     if problems:
-        raise ModelError(f"weights file {path}: is of another network\n  " + "\n  ".join(problems))
+        counts = f"the network has {len(wanted)} keys, the file {len(state)}"
+        raise ModelError(
+            f"weights file {path}: is of another network ({counts})\n  "
+            + "\n  ".join([*problems, "is it of another variant (full, full-voxels, tiny)?"])
+        )
     network.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
     return network.eval()
