@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from mm_perception.bags.writer import BagWriter
 from mm_perception.codec.encode import encode_compressed, encode_image
 from mm_perception.core.errors import DataError
-from mm_perception.datasets.files import FIRST_NS, require_folder
-from mm_perception.datasets.folder import open_folder, read_frame, read_image, red_first
+from mm_perception.datasets.files import FIRST_NS, read_image, require_folder
+from mm_perception.datasets.folder import open_folder, read_frame, red_first
 
 PERIOD_NS = 1_000_000_000
 FRAME = "rgbd_optical_frame"
@@ -93,7 +93,7 @@ def metres(numbers: NDArray[np.generic], unit_m: float, rotated_bits: int, name:
     if rotated_bits and numbers.dtype == np.uint16:
         wide = numbers.astype(np.uint32)
         numbers = ((wide >> rotated_bits | wide << (16 - rotated_bits)) & 0xFFFF).astype(np.uint16)
-    depth_m = numbers.astype(np.float32) * np.float32(unit_m)
+    depth_m: NDArray[np.float32] = numbers.astype(np.float32) * np.float32(unit_m)
     depth_m[~(depth_m > 0)] = np.nan
     return depth_m
 

@@ -229,6 +229,11 @@ class RigConfig:
         if double:
             raise ConfigError(f"sensors: double topic(s) {', '.join(double)}")
 
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its topics are those of this package's simulator, which are all below /sim."""
+        return all(sensor.input_topic.startswith("/sim/") for sensor in self.sensors)
+
     def sensor(self, name: str) -> SensorConfig:
         for sensor in self.sensors:
             if sensor.name == name:

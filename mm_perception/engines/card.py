@@ -52,6 +52,7 @@ class WeightsCard:
     weights: str
     weights_sha256: str | None
     trained: bool
+    provenance: str
 
     @property
     def random_seed(self) -> int | None:
@@ -227,6 +228,15 @@ def save_card(card: WeightsCard, path: Path | str) -> None:
         mapping["weights"] = str(weights.relative_to(folder) if weights.is_relative_to(folder) else weights)
     text = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     replace_file(path, text.encode())
+
+
+def knows_simulation_alone(provenance: str) -> bool:
+    """Whether a card says of its weights that this package's training made them of simulated frames, and of no others.
+
+    The first clause tells on what they were trained; weights of other origin say what their author wrote.
+    """
+    trained_on = provenance.partition(";")[0]
+    return trained_on.startswith("trained by `mm-perception") and "the simulated world" in trained_on
 
 
 def find_card(name_or_path: str | Path) -> ModelCard:

@@ -8,10 +8,11 @@ from functools import partial
 from typing import TypeVar
 
 from mm_perception.core.errors import ConfigError, MmPerceptionError, SightError
+from mm_perception.core.progress import Caution
 from mm_perception.core.rig import RigConfig, load_rig
 from mm_perception.core.settings import OFF, FusionSettings
 from mm_perception.core.types import SegmentationMap
-from mm_perception.engines.card import WeightsCard, find_card
+from mm_perception.engines.card import WeightsCard, find_card, knows_simulation_alone
 from mm_perception.engines.detector_card import find_detector_card
 from mm_perception.engines.engine import device_of
 from mm_perception.engines.load import load_engine
@@ -246,4 +247,10 @@ def build_perception(settings: FusionSettings, on_progress: Callable[[str], None
     if detector is not None and taps is not None:
         engine = load_engine(detector, settings.engine, threads=threads, on_progress=on_progress, tensorrt=tensorrt)
         detection = DetectionPipeline(detector, engine, taps)
-    return Perception(rig, segmentation, detection)
+    perception = Perception(rig, segmentation, detection)
+    for one in perception.cards:
+        if on_progress is not None and one.trained and not rig.is_simulated and knows_simulation_alone(one.provenance):
+            on_progress(
+                Caution(f"the weights of {one.name} know simulated scenes alone: of real ones they prove nothing")
+            )
+    return perception
