@@ -99,6 +99,10 @@ def _decode_file(data: NDArray[np.uint8], header: ImageHeader) -> NDArray[Any]:
 
 
 def _decode_compressed_depth(data: NDArray[np.uint8], fmt: str, max_pixels: int) -> tuple[NDArray[Any], str]:
+    if data[: len(PNG_MAGIC)].tobytes() == PNG_MAGIC:  # a sender that left out the parameters
+        if fmt.startswith("32FC1"):
+            raise DataError(f"compressedDepth of format {fmt!r} without its {_CONFIG_BYTES} bytes of parameters")
+        return _depth_of_png(data, fmt, max_pixels), "16UC1"
     if len(data) <= _CONFIG_BYTES:
         raise DataError(f"compressedDepth truncated: {len(data)} bytes")
     _, quant_a, quant_b = struct.unpack("<iff", data[:_CONFIG_BYTES].tobytes())

@@ -72,9 +72,23 @@ _OTHER_NAMES = {
     "yuv422_yuyv": "yuv422_yuy2", "rgb": "rgb8", "bgr": "bgr8", "rgba": "rgba8", "bgra": "bgra8",
     "mono": "mono8", "grey": "mono8", "gray": "mono8", "y8": "mono8", "y16": "mono16", "grey16": "mono16",
     "gray16": "mono16", "z16": "16UC1", "rgb888": "rgb8", "bgr888": "bgr8",
+    # The names of machine vision (EMVA's pixel formats), which drivers of such cameras hand on.
+    "rgb8packed": "rgb8", "bgr8packed": "bgr8", "yuv422packed": "yuv422", "yuv422_8_uyvy": "yuv422",
+    "yuv422_8": "yuv422_yuy2", "bayerrg8": "bayer_rggb8", "bayerbg8": "bayer_bggr8", "bayergb8": "bayer_gbrg8",
+    "bayergr8": "bayer_grbg8", "bayerrg16": "bayer_rggb16", "bayerbg16": "bayer_bggr16",
+    "bayergb16": "bayer_gbrg16", "bayergr16": "bayer_grbg16",
 }  # fmt: skip
 _BY_LOWER_CASE = {name.lower(): name for name in ENCODINGS} | _OTHER_NAMES
 _FILES = ("jpeg", "jpg", "mjpeg", "png", "h264", "h265", "hevc")
+
+
+def is_known(name: str) -> bool:
+    """Whether `find_encoding` finds it."""
+    return _plain(name) in _BY_LOWER_CASE
+
+
+def _plain(name: str) -> str:
+    return name.strip(" \0\t").lower()
 
 
 def find_encoding(name: str) -> str:
@@ -83,7 +97,7 @@ def find_encoding(name: str) -> str:
     Raises:
         DataError: nobody knows it.
     """
-    plain = name.strip(" \0\t").lower()
+    plain = _plain(name)
     if plain in _BY_LOWER_CASE:
         return _BY_LOWER_CASE[plain]
     if plain in _FILES:
@@ -121,7 +135,10 @@ def decode_pixels(msg: Any, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[Any],
         raise DataError(f"image step {step} is shorter than a row of {width} {name} pixels ({row_bytes})")
     if encoding.chroma == 0.5 and (width % 2 or height % 2):
         raise DataError(f"{name} image of odd size {width}x{height}: its chroma comes for two by two pixels")
-    data, needed = octets_of(msg.data), round(step * height * (1 + encoding.chroma))
+    data = octets_of(msg.data)
+    if encoding.chroma and len(data) == round(width * height * (1 + encoding.chroma)):
+        step = width  # rows that touch: some drivers count the chroma into the step
+    needed = round(step * height * (1 + encoding.chroma))
     rows = f"{step} x {height}" + (f" and {encoding.chroma:g} times that of chroma" if encoding.chroma else "")
     if len(data) < needed:
         raise DataError(f"image truncated: {len(data)} bytes, expected {rows} = {needed}")

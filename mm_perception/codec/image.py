@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_perception.codec.compressed import decode_compressed
-from mm_perception.codec.encodings import brightness, decode_pixels, to_rgb
+from mm_perception.codec.encodings import ENCODINGS, brightness, decode_pixels, to_rgb
 from mm_perception.codec.fields import decode_frame, decode_stamp
 from mm_perception.codec.guard import refusing
+from mm_perception.codec.ros_bridge import rgb_of_bridge
 from mm_perception.core.errors import DataError
 from mm_perception.core.limits import MAX_PIXELS
 from mm_perception.core.types import DepthFrame, ImageFrame, LabelImage, ThermalFrame, ThermalUnit
@@ -50,8 +51,11 @@ def decode_image(msg: Any, max_pixels: int = MAX_PIXELS, bit_depth: int = 16) ->
     Raises:
         DataError: it cannot be decoded, or is no picture.
     """
-    pixels, encoding = decode_any_image(msg, max_pixels)
-    return ImageFrame(to_rgb(pixels, encoding, bit_depth), decode_stamp(msg.header), decode_frame(msg.header))
+    rgb = rgb_of_bridge(msg, max_pixels)
+    if rgb is None:
+        pixels, encoding = decode_any_image(msg, max_pixels)
+        rgb = to_rgb(pixels, encoding, bit_depth)
+    return ImageFrame(rgb, decode_stamp(msg.header), decode_frame(msg.header))
 
 
 @refusing("depth image")
@@ -95,6 +99,8 @@ def decode_thermal(
     """
     pixels, encoding = decode_any_image(msg, max_pixels)
     channel = brightness(pixels, encoding)
+    if channel is None and (not ENCODINGS[encoding].is_picture or encoding.startswith("bayer")):
+        raise DataError(f"thermal image: expected one channel, or a grey picture in colour channels, got {encoding}")
     if channel is None:
         raise DataError(
             f"thermal image: {encoding} with different channels is a false-colour palette, and its colours are no "

@@ -6,9 +6,10 @@ section 2; bmp: the BITMAPINFOHEADER of Windows.
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
+
+import numpy as np
 
 from mm_perception.core.errors import DataError
 from mm_perception.core.limits import MAX_SCAN_PIXELS
@@ -26,7 +27,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 """Markers without a length: a stuffed zero, TEM, the restarts and the start of an image."""
 _SCAN, _END = b"\xff\xda", 0xD9
-_STRAY = re.compile(rb"\xff+[\x01-\xbf\xc0-\xc3\xc5-\xcf\xd8]")
+_IS_STRAY = np.isin(np.arange(256), (*range(0x01, 0xC4), *range(0xC5, 0xD0), 0xD8))
 """Markers that cannot stand within a scan: 0xff is stuffed there, so that one means that bytes were lost or changed."""
 
 
@@ -168,15 +169,28 @@ def _check_chunks(data: bytes) -> None:
 
 
 def _check_scan(data: bytes, at: int) -> None:
-    """Raises DataError for a marker that cannot be where it is, in a jpeg of one scan."""
+    """Raises DataError for a marker that cannot be where it is, or restarts out of order, in a jpeg of one scan."""
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN[1]:
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    begin = at + 4
-    end = data.find(b"\xff\xd9", begin)
-    if data[at : at + 2] != _SCAN or end < 0 or data.find(_SCAN, begin, end) >= 0:
+    if data[at : at + 2] != _SCAN or at + 6 > len(data):
         return
-    if found := _STRAY.search(data, begin, end):
-        raise DataError(f"jpeg damaged: marker {found.group()[-1]:#04x} within its pixels, at byte {found.start()}")
+    begin = at + 4
+    scan = np.frombuffer(data, np.uint8, offset=begin)
+    at_ff = np.flatnonzero(scan[:-1] == 0xFF)
+    markers = scan[at_ff + 1]
+    ends = np.flatnonzero(markers == _END)
+    markers = markers[: ends[0]] if len(ends) else markers[:0]
+    if (markers == _SCAN[1]).any():
+        return
+    stray = np.flatnonzero(_IS_STRAY[markers])
+    if len(stray):
+        marker, where = int(markers[stray[0]]), begin + int(at_ff[stray[0]])
+        raise DataError(f"jpeg damaged: marker {marker:#04x} within its pixels, at byte {where}")
+    restarts = markers[(markers >= 0xD0) & (markers <= 0xD7)] & 7
+    wrong = np.flatnonzero(restarts != np.arange(len(restarts)) % 8)
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(f"jpeg damaged: restart {restarts[first]} follows {first} others, expected {first % 8}")
 
 
 def _jpeg(data: bytes) -> tuple[ImageHeader, int]:

@@ -71,6 +71,8 @@ class VideoDecoder:
         if codec is None:
             raise DataError(f"video encoding {text!r} is not supported (known: {', '.join(_CODECS)})")
         data = octets_of(msg.data).tobytes()
+        if not data:  # to the decoder no bytes would be the end of the stream
+            raise DataError(f"{codec}: packet without data")
         # CompressedVideo has its stamp and frame without a header around them.
         header = getattr(msg, "header", None) or SimpleNamespace(stamp=msg.timestamp, frame_id=msg.frame_id)
         is_key = bool(int(getattr(msg, "flags", 0)) & _KEY_FLAG) or _holds_key(data, codec)
@@ -96,10 +98,9 @@ class VideoDecoder:
         try:
             frames = self._context.decode(packet)
         except (self._av.FFmpegError, ValueError) as error:
-            self._context, self._has_key = None, False
-            self._waiting.clear()
-            self.losses["damaged packets"] += 1
-            raise DataError(f"{codec} packet (FFMPEGPacket, CompressedVideo) is damaged: {error}") from error
+            raise self._damaged(codec, str(error)) from error
+        if any(frame.is_corrupt for frame in frames):
+            raise self._damaged(codec, "parts of its picture would be invented")
         while len(self._waiting) > _MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
         if not frames:
@@ -111,6 +112,13 @@ class VideoDecoder:
         if found is None:
             raise DataError(f"{codec}: a picture of no packet that is known")
         return ImageFrame(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), *found)
+
+    def _damaged(self, codec: str, why: str) -> DataError:
+        """Starts anew at the next key frame: pictures until then are made from this one."""
+        self._context, self._has_key = None, False
+        self._waiting.clear()
+        self.losses["damaged packets"] += 1
+        return DataError(f"{codec} packet (FFMPEGPacket, CompressedVideo) is damaged: {why}")
 
 
 def _holds_key(data: bytes, codec: str) -> bool:

@@ -137,6 +137,13 @@ class SensorConfig:
             raise ConfigError(
                 f"type: a {self.kind} sensor sends {' or '.join(known)}, got {self.type!r}{_hint(self.type)}"
             )
+        for key, kind, is_set in (
+            ("bit_depth", "rgb", self.bit_depth != 16),
+            ("depth_unit_m", "depth", self.depth_unit_m),
+            ("thermal_gain", "thermal", self.thermal_gain),
+        ):
+            if is_set and self.kind != kind:
+                raise ConfigError(f"{key}: expected of a {kind} sensor, {self.name} is of kind {self.kind}")
         if self.thermal_offset_k and not self.thermal_gain:
             raise ConfigError("thermal_offset_k: expected with a thermal_gain (kelvin per unit)")
         if self.thermal_gain and self.thermal_scale not in ("counts", "agc"):

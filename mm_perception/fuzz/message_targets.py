@@ -30,6 +30,7 @@ from mm_perception.codec.event_arrays import EventArrayDecoder
 from mm_perception.codec.events import EventPacketDecoder
 from mm_perception.codec.fields import make_header
 from mm_perception.codec.image import decode_depth, decode_image, decode_labels, decode_thermal
+from mm_perception.codec.image_header import JPEG_MAGIC
 from mm_perception.codec.livox import decode_custom_msg
 from mm_perception.codec.objects import decode_objects
 from mm_perception.codec.point_cloud import decode_columns, decode_point_cloud
@@ -46,7 +47,8 @@ FACTORY = BagMessages()
 STAMP_NS = 1_700_000_000_000_000_000
 _ENCODINGS = {
     "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "8UC1": 1, "8UC3": 3, "8UC4": 4, "16UC1": 2,
-    "32FC1": 4, "bayer_rggb8": 1, "bayer_gbrg8": 1, "yuv422": 2, "yuyv": 2,
+    "32FC1": 4, "bayer_rggb8": 1, "bayer_gbrg8": 1, "yuv422": 2, "yuyv": 2, "rgb16": 6, "bgra16": 8, "16UC3": 6,
+    "bayer_grbg16": 2, "nv12": 1.5, "nv21": 1.5, "nv24": 3, "16SC1": 2, "64FC1": 8,
 }  # fmt: skip
 _SIZES = (0, 1, 15, 16, 16, 16, 17, 100, 300, 4097, 20_000, 65_535, 2**31 - 1)
 
@@ -153,7 +155,8 @@ def _images() -> list[Any]:
     return [
         FACTORY.make(
             "sensor_msgs/msg/Image", header=make_header(FACTORY, STAMP_NS, "cam"), height=6, width=8, encoding=encoding,
-            is_bigendian=0, step=8 * size, data=generator.integers(0, 255, 48 * size).astype(np.uint8),
+            is_bigendian=0, step=8 if encoding.startswith("nv") else int(8 * size),
+            data=generator.integers(0, 255, int(48 * size)).astype(np.uint8),
         )
         for encoding, size in _ENCODINGS.items()
     ]  # fmt: skip
@@ -178,6 +181,17 @@ def _compressed() -> list[Serialized]:
         wrap_compressed(FACTORY, np.frombuffer(depth, np.uint8), "16UC1; compressedDepth png", STAMP_NS, "cam"),
         wrap_compressed(FACTORY, np.frombuffer(depth, np.uint8), "32FC1; compressedDepth png", STAMP_NS, "cam"),
     ]
+    messages += [
+        wrap_compressed(FACTORY, np.asarray(cv2.imencode(suffix, color)[1]).reshape(-1), suffix[1:], STAMP_NS, "cam")
+        for suffix in (".webp", ".tiff", ".bmp")
+    ]
+    # In pieces of four bits: 1 pixel without depth, 40 with, each 1 more than the one before, and 9 without.
+    words = np.frombuffer(bytes.fromhex("1" + "85" + "2" * 40 + "91" + "000"), ">u4").astype("<u4")
+    rvl = struct.pack("<iffii", 0, 100.0, 1.0, 10, 5) + words.tobytes()
+    messages += [
+        wrap_compressed(FACTORY, np.frombuffer(rvl, np.uint8), f"{kind}; compressedDepth rvl", STAMP_NS, "cam")
+        for kind in ("16UC1", "32FC1")
+    ]
     return [(_COMPRESSED, bytes(typestore().serialize_cdr(msg, _COMPRESSED))) for msg in messages]
 
 
@@ -199,6 +213,9 @@ def _reheaded(data: bytes, rng: Random) -> bytes:
         bits, color = rng.choice((1, 8, 16)), rng.choice((0, 2, 3, 4, 6))
         out[png + 4 : png + 14] = struct.pack(">IIBB", width, height, bits, color)
         out[png + 17 : png + 21] = struct.pack(">I", zlib.crc32(out[png : png + 17]))
+        return bytes(out)
+    if not data.startswith(JPEG_MAGIC):
+        out[rng.randrange(min(64, len(out)))] = rng.randrange(256)
         return bytes(out)
     at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
     out[at + 5 : at + 9] = struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)

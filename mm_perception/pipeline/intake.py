@@ -235,9 +235,14 @@ class Intake:
         return self._synchronizer.silent
 
     def take_type(self, sensor: str, type_name: str) -> None:
-        """From now on a sensor's messages are of another type than the rig's default."""
-        self.rig = self.rig.with_types({self.rig.sensor(sensor).input_topic: type_name})
-        self._decoders[sensor] = make_decoder(self.rig.sensor(sensor))
+        """From now on a sensor's messages are of another type than the rig's default.
+
+        Raises:
+            ConfigError: what the type is decoded with is not installed; nothing changes.
+        """
+        rig = self.rig.with_types({self.rig.sensor(sensor).input_topic: type_name})
+        decoder = make_decoder(rig.sensor(sensor))
+        self.rig, self._decoders[sensor] = rig, decoder
 
     def receive(self, topic: str, msg: Any, now_ns: int, *, expire: bool = True) -> list[Observation]:
         """Takes a message of one of `inputs`; returns the observations that it completed.

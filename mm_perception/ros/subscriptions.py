@@ -65,7 +65,7 @@ class AdaptiveSubscription:
 
         Args:
             types: message types that are taken, where one is published and `message_type` is not; it is changed to.
-            on_type: is told the type that is subscribed from now on.
+            on_type: is told the type that is subscribed from now on; where it raises ConfigError, the type stays.
             topic: relative, private or absolute; remapped as usual.
             receiver: is given each message and rclpy's MessageInfo (source_timestamp and received_timestamp in ns).
 
@@ -178,10 +178,13 @@ class AdaptiveSubscription:
         if wanted is None or self._type_name in published:
             return
         try:
-            self._message_type = message_class(wanted)
+            message_type = message_class(wanted)
+            if self._on_type is not None:
+                self._on_type(wanted)
         except ConfigError as error:
             self._warn("type", f"{self.topic}: {error}")
             return
+        self._message_type = message_type
         self._type_name, self._decision, self._was_offered = wanted, None, False
         self._is_changing_type = True
         for subscription in (self._main, self._latched, *(one for one, _ in self._retired)):
@@ -190,8 +193,6 @@ class AdaptiveSubscription:
         self._main = self._latched = None
         self._retired.clear()
         self._node.get_logger().info(f"{self.topic}: takes {wanted}, which is published")
-        if self._on_type is not None:
-            self._on_type(wanted)
 
     def _is_urgent(self, decision: QosDecision, offered: Iterable[QoSProfile]) -> bool:
         """Whether somebody is not heard, or a latched message not had, with what is subscribed now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_a_jpeg_whose_middle_is_of_another_file_is_refused():
     data[at : at + 8] = b"\xff\x10" * 4
     with pytest.raises(DataError, match="damaged: marker 0x10"):
         decode_image(compressed("jpeg", bytes(data)))
+
+
+@pytest.mark.parametrize("missing", [1, 3, 7])
+def test_a_jpeg_that_lacks_some_of_its_restarts_is_refused(missing):
+    noise = np.random.default_rng(2).integers(0, 255, (8 * H, 8 * W, 3), np.uint8)
+    data = packed(".jpg", noise, cv2.IMWRITE_JPEG_RST_INTERVAL, 3)
+    parts = re.split(rb"(?=\xff[\xd0-\xd7])", data)
+    assert len(parts) > 30
+    assert decode_image(compressed("jpeg", data)).image.shape == noise.shape
+    with pytest.raises(DataError, match=r"jpeg damaged: restart .* expected 4"):
+        decode_image(compressed("jpeg", b"".join(parts[:5] + parts[5 + missing :])))
+
+
+def test_compressed_depth_without_parameters():
+    depth = depth_scene("dense")
+    data = packed(".png", depth)
+    np.testing.assert_allclose(
+        decode_depth(compressed("16UC1; compressedDepth", data)).depth_m, depth * 1e-3, rtol=1e-5
+    )
+    with pytest.raises(DataError, match="without its 12 bytes of parameters"):
+        decode_depth(compressed("32FC1; compressedDepth png", data))
 
 
 @pytest.mark.parametrize(

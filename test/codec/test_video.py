@@ -119,6 +119,29 @@ def test_damage_costs_no_more_than_the_pictures_until_the_next_key_frame():
     assert np.abs(found[8].astype(int) - picture(8)).mean() < 8
 
 
+def test_pictures_of_which_the_decoder_invented_a_part_are_lost():
+    packets = stream("libx264")
+    data = bytearray(packets[2][0])
+    third, quarter = len(data) // 3, len(data) // 4
+    data[third : third + quarter] = np.random.default_rng(4).bytes(quarter)
+    decoder = VideoDecoder(10**6)
+    found = decoded(decoder, [ffmpeg_packet(bytes(data) if i == 2 else p[0], *p[1:]) for i, p in enumerate(packets)])
+    next_key = next(i for i, p in enumerate(packets) if p[2] and i > 2)
+    assert sorted(found)[:3] == [0, 1, next_key]
+    assert decoder.losses["damaged packets"] == 1
+    assert decoder.losses["packets before a key frame"] == next_key - 3
+
+
+def test_a_packet_without_data_costs_no_other():
+    packets = stream("libx264")
+    decoder = VideoDecoder(10**6)
+    messages = [ffmpeg_packet(*packet) for packet in packets]
+    with pytest.raises(DataError, match="without data"):
+        decoder(ffmpeg_packet(b"", 0, True))
+    messages.insert(4, ffmpeg_packet(b"", 4, False))
+    assert len(decoded(decoder, messages)) >= COUNT - 1
+
+
 def test_a_picture_beyond_the_limit_is_refused():
     with pytest.raises(DataError):
         VideoDecoder(W * H // 2)(ffmpeg_packet(*stream("libx264")[0]))

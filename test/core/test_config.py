@@ -94,6 +94,21 @@ def test_rig_contradictions_are_errors():
         SensorConfig("rgb", "rgb", type="sensor_msgs/msg/PointCloud2")
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("rgb", {"depth_unit_m": 0.001}, "depth_unit_m: expected of a depth sensor, front is of kind rgb"),
+        ("depth", {"bit_depth": 12}, "bit_depth: expected of a rgb sensor"),
+        ("lidar", {"thermal_gain": 0.1}, "thermal_gain: expected of a thermal sensor"),
+        ("thermal", {"thermal_offset_k": 273.15}, "thermal_offset_k: expected with a thermal_gain"),
+        ("thermal", {"thermal_gain": 0.1, "thermal_scale": "celsius"}, "in the place of thermal_scale celsius"),
+    ],
+)
+def test_units_of_another_kind_of_sensor_are_errors(kind, values, words):
+    with pytest.raises(ConfigError, match=words):
+        SensorConfig("front", kind, topic="/front", **values)
+
+
 def test_node_parameter_file_has_exactly_the_settings():
     import yaml
 

@@ -392,6 +392,20 @@ def test_an_open_type_follows_what_is_published(make_world):
     world.wait(lambda: world.got == [3, 4], "the image")
 
 
+def test_a_type_that_cannot_be_decoded_here_is_not_changed_to(make_world):
+    world = make_world()
+    asked: list[str] = []
+
+    def refuse(type_name: str) -> None:
+        asked.append(type_name)
+        raise ConfigError("its decoder is not installed")
+
+    subscription = world.subscribe(type_name=IMAGE, types=(IMAGE, INFO), on_type=refuse)
+    world.stranger(INFO)
+    world.wait(lambda: len(asked) > 0, "the other type")
+    world.wait(lambda: INFO in (subscription.problem() or ""), "it is named")
+
+
 def test_a_type_that_is_none_of_the_open_ones_is_named_with_all_of_them(make_world):
     world = make_world()
     both = (IMAGE, "sensor_msgs/msg/CompressedImage")
