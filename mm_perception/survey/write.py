@@ -146,8 +146,8 @@ def _info_lines(one: ProposedSensor, facts: SurveyFacts) -> Iterator[_Line]:
     elif content is not None:
         said.append(f"{content.fov_deg:.0f} degrees wide" + (f", {content.distortion}" if content.distortion else ""))
     yield _Line("camera_info", one.info, "; ".join([*said, *([f"guess: by {one.info_by}"] if one.info_by else [])]))
-    if content is not None and content.distortion and "rect" in one.facts.topic:
-        yield _Line(comment="the image looks rectified, but its camera_info has distortion: it would be applied twice")
+    if content is not None and content.distortion and "image_rect" in one.facts.topic:
+        yield _Line("rectified", True, "guess: by the topic's name; P of the camera_info holds, and no distortion")
 
 
 def _frame_lines(one: ProposedSensor, proposal: Proposal, facts: SurveyFacts) -> Iterator[_Line]:

@@ -32,7 +32,7 @@ class Stream:
     """Messages of one topic.
 
     Attributes:
-        make: what is sent: colour, grey, depth, depth_f, thermal16, thermal8, cloud, info, labels, jpeg.
+        make: what is sent: colour, grey, depth, depth_f, thermal16, thermal8, cloud, info, lens, labels, jpeg.
         clock_ms: its clock is ahead by this. late_ms: it arrives so long after its stamp.
     """
 
@@ -92,9 +92,10 @@ def messages(factory: Any, topic: str, stream: Stream) -> list[tuple[int, str, A
 
 def make(factory: Any, stream: Stream, stamp_ns: int, generator: np.random.Generator) -> Any:
     shape, frame = (HEIGHT, WIDTH), stream.frame
-    if stream.make == "info":
+    if stream.make in ("info", "lens"):
         k = np.array([[50.0, 0, WIDTH / 2], [0, 50.0, HEIGHT / 2], [0, 0, 1]])
-        return encode_camera_info(factory, CameraModel(WIDTH, HEIGHT, k, np.zeros(5), "plumb_bob", frame), stamp_ns)
+        lens = np.array([-0.2, 0.03, 0, 0, 0]) if stream.make == "lens" else np.zeros(5)
+        return encode_camera_info(factory, CameraModel(WIDTH, HEIGHT, k, lens, "plumb_bob", frame), stamp_ns)
     if stream.make == "cloud":
         azimuth = generator.uniform(-np.pi, np.pi, 3000)
         if stream.frame == "narrow":

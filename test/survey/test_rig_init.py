@@ -235,3 +235,10 @@ def test_the_demo_bag_goes_from_rig_to_replay(demo_bag, tmp_path, small_card, ca
     assert main(["check", str(rig), str(demo_bag)]) == 0
     assert main(["replay", str(demo_bag), "--rig", str(rig), "--model", str(small_card)]) == 0
     assert "segmented 6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("topic", "rectified"), [("/front/image_rect_color", True), ("/front/image_raw", False)])
+def test_rectified_images_of_a_camera_with_a_lens_are_known_by_name(init, topic, rectified):
+    rig, text, _ = init(Drive({topic: Stream("colour"), "/front/camera_info": Stream("lens")}))
+    assert rig.sensor(rig.reference).rectified is rectified
+    assert ("P of the camera_info holds" in text) is rectified
